@@ -1,0 +1,93 @@
+"""Canonical protobuf: the one encoding a signed message may have, and a parser that accepts no other.
+
+Fields ascend, each occurs at most once, no unknown fields, no default values, minimal varints,
+nothing trailing. Only what signed records need: unsigned varints and byte strings.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from moshgrid.p2p.errors import RecordRejected
+
+__all__ = ["encode_fields", "encode_uvarint", "parse_fields", "read_uvarint"]
+
+_VARINT, _BYTES = 0, 2
+
+
+def encode_uvarint(value: int) -> bytes:
+    """Unsigned LEB128, minimal."""
+    out = bytearray()
+    while value > 0x7F:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    out.append(value)
+    return bytes(out)
+
+
+def read_uvarint(data: bytes, at: int) -> tuple[int, int]:
+    """The varint at offset ``at`` and the offset after it.
+
+    Raises RecordRejected MALFORMED (cut off, over 64 bits) or NONCANONICAL (not minimal).
+    """
+    value = shift = 0
+    start = at
+    while True:
+        if at >= len(data):
+            raise RecordRejected("MALFORMED", "a varint is cut off")
+        byte = data[at]
+        at += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            if byte == 0 and at - start > 1:
+                raise RecordRejected("NONCANONICAL", "a varint is not minimal")
+            if value >= 1 << 64:
+                raise RecordRejected("MALFORMED", "a varint exceeds 64 bits")
+            return value, at
+        shift += 7
+        if shift > 63:
+            raise RecordRejected("MALFORMED", "a varint exceeds 64 bits")
+
+
+def encode_fields(fields: Mapping[int, int | bytes]) -> bytes:
+    """Encodes fields by number; zeros and empty strings are left out, as proto3 does."""
+    out = bytearray()
+    for number in sorted(fields):
+        value = fields[number]
+        if not value:
+            continue
+        if isinstance(value, int):
+            out += encode_uvarint(number << 3 | _VARINT) + encode_uvarint(value)
+        else:
+            out += encode_uvarint(number << 3 | _BYTES) + encode_uvarint(len(value)) + value
+    return bytes(out)
+
+
+def parse_fields(data: bytes, types: Mapping[int, type]) -> dict[int, int | bytes]:
+    """Parses a canonical message whose fields are ``types`` (number to int or bytes).
+
+    Raises RecordRejected MALFORMED or NONCANONICAL. Fields with default values are absent.
+    """
+    fields: dict[int, int | bytes] = {}
+    at = last = 0
+    while at < len(data):
+        tag, at = read_uvarint(data, at)
+        number, wire = tag >> 3, tag & 7
+        if number not in types:
+            raise RecordRejected("NONCANONICAL", f"unknown field {number}")
+        if number <= last:
+            raise RecordRejected("NONCANONICAL", f"field {number} is repeated or out of order")
+        last = number
+        if wire != (_VARINT if types[number] is int else _BYTES):
+            raise RecordRejected("MALFORMED", f"field {number} has the wrong type")
+        value, at = read_uvarint(data, at)
+        if value == 0:
+            raise RecordRejected("NONCANONICAL", f"field {number} holds its default value")
+        if wire == _VARINT:
+            fields[number] = value
+            continue
+        if value > len(data) - at:
+            raise RecordRejected("MALFORMED", f"field {number} is cut off")
+        fields[number] = data[at : at + value]
+        at += value
+    return fields

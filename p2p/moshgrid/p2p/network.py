@@ -1,0 +1,116 @@
+"""The seam to the network: what a transport must offer, and nothing above may assume more.
+
+Two implementations pass one contract suite: ``moshgrid.p2p.testing.MemoryNetwork`` (virtual time)
+and the libp2p one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Protocol
+
+from moshgrid.p2p.identity import PeerId
+
+__all__ = ["Network", "Stream", "StreamHandler"]
+
+
+class Stream(Protocol):
+    """An ordered, reliable, authenticated byte stream to one peer.
+
+    One task may send while another receives; two tasks must not send (or receive) at once.
+    """
+
+    @property
+    def peer(self) -> PeerId:
+        """The authenticated peer at the other end."""
+        ...
+
+    @property
+    def protocol(self) -> str:
+        """The protocol id both sides agreed on."""
+        ...
+
+    async def send(self, data: bytes | bytearray | memoryview) -> None:
+        """Sends all of ``data``, waiting while the receiver's window is full.
+
+        Raises StreamReset when the stream or its connection is gone.
+        """
+        ...
+
+    async def receive(self, max_bytes: int = 65536) -> bytes:
+        """One to ``max_bytes`` bytes, or ``b""`` after the peer's clean end.
+
+        Raises StreamReset when the peer reset the stream or the connection was lost.
+        """
+        ...
+
+    async def close_write(self) -> None:
+        """Tells the peer that nothing more will be sent; receiving goes on."""
+        ...
+
+    async def close(self) -> None:
+        """Ends both directions in good order and frees the stream. Never raises StreamReset."""
+        ...
+
+    async def reset(self) -> None:
+        """Aborts both directions at once; the peer sees StreamReset. Never raises."""
+        ...
+
+
+StreamHandler = Callable[[Stream], Awaitable[None]]
+"""Called in a task of its own for each inbound stream, which is closed when it returns.
+
+An exception inside resets that stream, is logged once with the peer, and touches nothing else.
+"""
+
+
+class Network(Protocol):
+    """A peer's presence on a network."""
+
+    @property
+    def peer_id(self) -> PeerId:
+        """This peer."""
+        ...
+
+    @property
+    def addrs(self) -> tuple[str, ...]:
+        """Where others can dial this peer: full multiaddrs that end in ``/p2p/<peer id>``."""
+        ...
+
+    def serve(self, protocol: str, handler: StreamHandler) -> None:
+        """Hands each inbound stream of ``protocol`` to ``handler`` from now on."""
+        ...
+
+    async def dial(self, addr: str) -> PeerId:
+        """Connects to a full multiaddr and returns the authenticated peer.
+
+        Returns at once when connected already. Raises Unreachable.
+        """
+        ...
+
+    async def open_stream(self, peer: PeerId, protocol: str) -> Stream:
+        """A new stream to ``peer``, dialling its known addresses when not connected.
+
+        Raises Unreachable (``attempts`` lists each address), or RemoteProtocolError when the
+        peer does not speak ``protocol``.
+        """
+        ...
+
+    def learn_addrs(self, peer: PeerId, addrs: Sequence[str]) -> None:
+        """Remembers addresses for later dials; bounded per peer, newest first."""
+        ...
+
+    def addrs_of(self, peer: PeerId) -> tuple[str, ...]:
+        """Addresses known for a peer, full multiaddrs; empty when none."""
+        ...
+
+    def connected(self) -> frozenset[PeerId]:
+        """Peers with a live connection now."""
+        ...
+
+    def on_lost(self, listener: Callable[[PeerId], None]) -> Callable[[], None]:
+        """Calls ``listener`` in the loop when the last connection to a peer ends.
+
+        Returns a function that takes the listener off again.
+        """
+        ...

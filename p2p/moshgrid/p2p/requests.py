@@ -1,0 +1,286 @@
+"""Typed requests: one long-lived stream per peer and service carries many at once.
+
+Wire format on a stream of ``/moshgrid/<service>/<version>``: frames of a 4-byte length, then a kind
+byte, a 4-byte request id and a msgpack body. Every read has a deadline or is bounded by an idle
+stream; sizes are checked before allocation; a peer may have only so many requests in work at once.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
+
+import msgspec
+import trio
+
+from moshgrid.p2p.errors import Closed, MoshgridError, RemoteProtocolError, StreamReset, Unreachable
+from moshgrid.p2p.framing import FrameReader, send_frame
+from moshgrid.p2p.identity import PeerId
+from moshgrid.p2p.network import Network, Stream
+
+__all__ = ["RequestHandler", "Requests", "Service"]
+
+Query = TypeVar("Query")
+Answer = TypeVar("Answer")
+
+_log = logging.getLogger("moshgrid.p2p")
+
+_QUERY, _ANSWER, _REFUSED, _CANCEL = 0, 1, 2, 3
+_HEADER = 5
+_MAX_REASON = 512
+
+
+@dataclass(frozen=True)
+class Service(Generic[Query, Answer]):
+    """A request protocol: its id, its message types and its limits."""
+
+    protocol: str
+    """``/moshgrid/<service>/<version>``."""
+    query: Any
+    """A msgspec struct, or a union of tagged ones."""
+    answer: Any
+    """The same for what comes back."""
+    max_query: int = 16 * 1024
+    """Bytes of an encoded query."""
+    max_answer: int = 128 * 1024
+    """Bytes of an encoded answer."""
+    deadline: float = 10.0
+    """Seconds a handler may take, and the default wait of a caller."""
+    concurrency: int = 32
+    """Queries of one peer in work at once; more are refused."""
+
+
+RequestHandler = Callable[[PeerId, Query], Awaitable[Answer]]
+"""Answers one query. Raising MoshgridError refuses it with that text; the stream goes on."""
+
+
+class _Refused(MoshgridError):
+    pass
+
+
+@dataclass
+class _Call:
+    done: trio.Event = field(default_factory=trio.Event)
+    outcome: bytes | Exception | None = None
+
+    def finish(self, outcome: bytes | Exception) -> None:
+        if self.outcome is None:
+            self.outcome = outcome
+            self.done.set()
+
+
+class _Channel:
+    """The asking end of one stream: matches answers to calls by id."""
+
+    def __init__(self, stream: Stream, max_answer: int) -> None:
+        self._stream = stream
+        self._reader = FrameReader(stream, max_answer + _HEADER)
+        self._sending = trio.Lock()
+        self._calls: dict[int, _Call] = {}
+        self._next_id = 0
+        self.broken: Exception | None = None
+
+    async def call(self, body: bytes) -> bytes:
+        if self.broken is not None:
+            raise self.broken
+        call_id, self._next_id = self._next_id, (self._next_id + 1) % 2**32
+        call = self._calls[call_id] = _Call()
+        try:
+            await self._send(_QUERY, call_id, body)
+            await call.done.wait()
+        except trio.Cancelled:
+            with trio.CancelScope(shield=True, deadline=trio.current_time() + 1.0):
+                await self._try_cancel(call_id)
+            raise
+        finally:
+            self._calls.pop(call_id, None)
+        if isinstance(call.outcome, bytes):
+            return call.outcome
+        assert call.outcome is not None
+        raise call.outcome
+
+    async def _try_cancel(self, call_id: int) -> None:
+        try:
+            await self._send(_CANCEL, call_id, b"")
+        except MoshgridError:
+            pass
+
+    async def _send(self, kind: int, call_id: int, body: bytes) -> None:
+        # Shielded: a frame cut in half by a cancelled caller would garble everybody else's.
+        async with self._sending:
+            with trio.CancelScope(shield=True, deadline=trio.current_time() + 10.0) as scope:
+                await send_frame(self._stream, bytes([kind]) + call_id.to_bytes(4, "big"), body)
+            if scope.cancelled_caught:
+                self.fail(Unreachable(self._stream.peer, [(self._stream.protocol, "took no bytes for 10 s")]))
+                await self._stream.reset()
+                raise self.broken or Closed("the request stream is closed")
+
+    async def receive_answers(self) -> None:
+        try:
+            while (frame := await self._reader.read()) is not None:
+                if len(frame) < _HEADER:
+                    raise RemoteProtocolError(self._stream.peer, "sent an answer without a header")
+                call = self._calls.get(int.from_bytes(frame[1:5], "big"))
+                if call is None:
+                    continue  # the caller has given up waiting
+                if frame[0] == _ANSWER:
+                    call.finish(frame[_HEADER:])
+                else:
+                    call.finish(_Refused(frame[_HEADER : _HEADER + _MAX_REASON].decode(errors="replace")))
+            self.fail(StreamReset(self._stream.peer, [(self._stream.protocol, "the peer closed the stream")]))
+        except MoshgridError as error:
+            self.fail(error)
+
+    def fail(self, error: Exception) -> None:
+        self.broken = self.broken or error
+        for call in self._calls.values():
+            call.finish(self.broken)
+
+
+class Requests:
+    """Asks peers and answers them, over any ``Network``."""
+
+    def __init__(self, network: Network, nursery: trio.Nursery) -> None:
+        self._network = network
+        self._nursery = nursery
+        self._channels: dict[tuple[PeerId, str], _Channel] = {}
+        self._opening: dict[tuple[PeerId, str], trio.Lock] = {}
+
+    def serve(self, service: Service[Query, Answer], handler: RequestHandler[Query, Answer]) -> None:
+        """Answers queries of ``service`` with ``handler`` from now on."""
+        decoder = msgspec.msgpack.Decoder(service.query)
+
+        async def answer_stream(stream: Stream) -> None:
+            await _Answering(stream, service, decoder, handler).run()
+
+        self._network.serve(service.protocol, answer_stream)
+
+    async def ask(
+        self, peer: PeerId, service: Service[Query, Answer], query: Query, timeout: float | None = None
+    ) -> Answer:
+        """Sends ``query`` and waits at most ``timeout`` seconds (default: the service's deadline).
+
+        Raises Unreachable (no connection, or no answer in time) and RemoteProtocolError (refused,
+        or an answer that breaks the rules). Cancelling the caller cancels the work over there.
+        """
+        body = msgspec.msgpack.encode(query)
+        wait = service.deadline if timeout is None else timeout
+        with trio.move_on_after(wait):
+            channel = await self._channel(peer, service)
+            try:
+                answer = await channel.call(body)
+            except _Refused as refusal:
+                raise RemoteProtocolError(peer, str(refusal)) from None
+            try:
+                return msgspec.msgpack.decode(answer, type=service.answer)  # type: ignore[no-any-return]
+            except msgspec.DecodeError as error:
+                raise RemoteProtocolError(peer, f"sent an answer that cannot be read: {error}") from error
+        raise Unreachable(peer, [(service.protocol, f"no answer within {wait:.3g} s")])
+
+    async def _channel(self, peer: PeerId, service: Service[Query, Answer]) -> _Channel:
+        key = (peer, service.protocol)
+        lock = self._opening.setdefault(key, trio.Lock())
+        async with lock:
+            channel = self._channels.get(key)
+            if channel is not None and channel.broken is None:
+                return channel
+            stream = await self._network.open_stream(peer, service.protocol)
+            channel = self._channels[key] = _Channel(stream, service.max_answer)
+            self._nursery.start_soon(self._run_channel, key, channel, stream)
+            return channel
+
+    async def _run_channel(self, key: tuple[PeerId, str], channel: _Channel, stream: Stream) -> None:
+        try:
+            await channel.receive_answers()
+        finally:
+            channel.fail(Closed("the request stream is closed"))
+            if self._channels.get(key) is channel:
+                del self._channels[key]
+                self._opening.pop(key, None)
+            with trio.CancelScope(shield=True, deadline=trio.current_time() + 1.0):
+                await stream.reset()
+
+
+class _Answering(Generic[Query, Answer]):
+    """The answering end of one stream."""
+
+    def __init__(
+        self,
+        stream: Stream,
+        service: Service[Query, Answer],
+        decoder: msgspec.msgpack.Decoder[Any],
+        handler: RequestHandler[Query, Answer],
+    ) -> None:
+        self._stream = stream
+        self._service = service
+        self._decoder = decoder
+        self._handler = handler
+        self._sending = trio.Lock()
+        self._running: dict[int, trio.CancelScope] = {}
+
+    async def run(self) -> None:
+        reader = FrameReader(self._stream, self._service.max_query + _HEADER)
+        async with trio.open_nursery() as nursery:
+            try:
+                while (frame := await reader.read()) is not None:
+                    if len(frame) < _HEADER:
+                        raise RemoteProtocolError(self._stream.peer, "sent a query without a header")
+                    kind, call_id = frame[0], int.from_bytes(frame[1:5], "big")
+                    if kind == _CANCEL:
+                        if (scope := self._running.get(call_id)) is not None:
+                            scope.cancel()
+                    elif kind != _QUERY or call_id in self._running:
+                        raise RemoteProtocolError(self._stream.peer, f"sent frame kind {kind} out of turn")
+                    elif len(self._running) >= self._service.concurrency:
+                        await self._send(
+                            _REFUSED, call_id, f"more than {self._service.concurrency} requests at once".encode()
+                        )
+                    else:
+                        scope = self._running[call_id] = trio.CancelScope()
+                        nursery.start_soon(self._answer, scope, call_id, frame[_HEADER:])
+            finally:
+                nursery.cancel_scope.cancel()
+
+    async def _answer(self, scope: trio.CancelScope, call_id: int, body: bytes) -> None:
+        scope.deadline = min(scope.deadline, trio.current_time() + self._service.deadline)
+        kind, reply = _REFUSED, b"the request took too long"
+        try:
+            with scope:
+                kind, reply = await self._reply(body)
+        finally:
+            self._running.pop(call_id, None)
+        if scope.cancelled_caught and scope.deadline == math.inf:
+            return
+        try:
+            await self._send(kind, call_id, reply)
+        except StreamReset:
+            pass  # the asker is gone; the reading side of this stream ends it
+
+    async def _reply(self, body: bytes) -> tuple[int, bytes]:
+        peer, protocol = self._stream.peer, self._service.protocol
+        try:
+            query = self._decoder.decode(body)
+        except msgspec.DecodeError as error:
+            return _REFUSED, f"the query cannot be read: {error}".encode()
+        try:
+            answer = msgspec.msgpack.encode(await self._handler(peer, query))
+        except MoshgridError as error:
+            return _REFUSED, str(error).encode()[:_MAX_REASON]
+        except Exception:
+            # A bug in one handler must not take the node down: this is the root of its task.
+            _log.exception("%s: answering a request of %s failed", protocol, peer)
+            return _REFUSED, b"internal error"
+        if len(answer) > self._service.max_answer:
+            _log.error("%s: an answer to %s has %d bytes, over the limit", protocol, peer, len(answer))
+            return _REFUSED, b"internal error: the answer is too large"
+        return _ANSWER, answer
+
+    async def _send(self, kind: int, call_id: int, body: bytes) -> None:
+        async with self._sending:
+            with trio.CancelScope(shield=True, deadline=trio.current_time() + 10.0) as scope:
+                await send_frame(self._stream, bytes([kind]) + call_id.to_bytes(4, "big"), body)
+            if scope.cancelled_caught:
+                await self._stream.reset()
