@@ -49,7 +49,8 @@ class FrameReader:
         if length > self._limit:
             raise RemoteProtocolError(
                 self._stream.peer,
-                f"announced a frame of {length} bytes on {self._stream.protocol}; at most {self._limit} are allowed",
+                f"announced a frame of {length} bytes on {self._stream.protocol}; "
+                f"at most {self._limit} are allowed",
             )
         await self._fill(4 + length, at_boundary=False)
         frame = bytes(memoryview(self._buffer)[4 : 4 + length])
@@ -62,8 +63,7 @@ class FrameReader:
             if not data:
                 if at_boundary and not self._buffer:
                     return False
-                raise StreamReset(
-                    self._stream.peer, [(self._stream.protocol, "the stream ended in the middle of a message")]
-                )
+                cut = (self._stream.protocol, "the stream ended in the middle of a message")
+                raise StreamReset(self._stream.peer, [cut])
             self._buffer += data
         return True

@@ -8,7 +8,6 @@ stream; sizes are checked before allocation; a peer may have only so many reques
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
@@ -252,8 +251,6 @@ class _Answering(Generic[Query, Answer]):
                 kind, reply = await self._reply(body)
         finally:
             self._running.pop(call_id, None)
-        if scope.cancelled_caught and scope.deadline == math.inf:
-            return
         try:
             await self._send(kind, call_id, reply)
         except StreamReset:

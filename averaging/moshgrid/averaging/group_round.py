@@ -1,0 +1,310 @@
+"""One member's round: countersign, exchange, seal, in one machine.
+
+The exchange says what moves, the seal what is applied; this machine feeds them, watches the members,
+and ends the round: by ``Commit``, or by ``Abort`` when a majority is gone or the time is over. After a
+commit it goes on answering members that are behind, until all have sealed or the linger time is over.
+"""
+
+from __future__ import annotations
+
+from blake3 import blake3
+
+from moshgrid.averaging.effects import (
+    Abort,
+    Commit,
+    Emit,
+    Finish,
+    Heard,
+    MemberLost,
+    PartArrived,
+    Received,
+    Reduced,
+    ResultArrived,
+    RoundEffect,
+    RoundEvent,
+    Send,
+    SendResult,
+)
+from moshgrid.averaging.exchange import Exchange
+from moshgrid.averaging.manifest import SignedManifest
+from moshgrid.averaging.seal import Seal, Sign, Verify
+from moshgrid.averaging.suspicion import PaceBook, Suspicion
+from moshgrid.averaging.wire import (
+    Alive,
+    Attested,
+    Decided,
+    Decline,
+    Fetch,
+    GroupMessage,
+    Learn,
+    NotHeld,
+    Prepare,
+    Promise,
+    Propose,
+    Ready,
+    Sealed,
+    TakingOver,
+    TooLow,
+    Vote,
+)
+from moshgrid.p2p.machine import DeadlinePassed
+
+__all__ = ["GroupRound"]
+
+_ALIVE_EVERY = 0.1
+_LINGER = 5.0
+_ATTEST_AT_ONCE = 16
+
+
+class GroupRound:
+    """The machine of one round at one member. Call ``start`` once, then ``handle``."""
+
+    def __init__(
+        self,
+        signed: SignedManifest,
+        me: int,
+        sign: Sign,
+        verify: Verify,
+        book: PaceBook,
+        now: float,
+        *,
+        start_within: float = 3.0,
+        end_within: float = 60.0,
+    ) -> None:
+        members = signed.manifest.members
+        n = len(members)
+        self._signed = signed
+        self._me = me
+        self._n = n
+        self._sign = sign
+        self._verify = verify
+        self._exchange = Exchange(
+            me,
+            n,
+            [part.owner for part in signed.parts],
+            frozenset(i for i, member in enumerate(members) if member.weight > 0),
+            frozenset(i for i, member in enumerate(members) if member.role != "client"),
+        )
+        self._seal = Seal(me, n, signed.group_id, self._exchange, sign, verify, now)
+        size = sum(signed.part_bytes(part) for part in range(len(signed.parts)))
+        self._suspicion = Suspicion(book, signed.peers, me, [2 * size] * n, now)
+        self._ready: set[int] = {me}
+        self._gone: dict[int, str] = {}
+        self._suspected: dict[int, str] = {}
+        self._sealed: set[int] = set()
+        self._unattested: list[tuple[int, bytes]] = []
+        self._results_from: dict[int, dict[int, bytes]] = {}
+        self._start_due: float | None = now + start_within
+        self._end_due = now + end_within
+        self._alive_due = now + _ALIVE_EVERY
+        self.over = False
+        """True after Commit or Abort."""
+        self.finished = False
+
+    @property
+    def lost(self) -> dict[int, str]:
+        """Members lost or suspected, with the reason."""
+        return {**self._suspected, **self._gone}
+
+    @property
+    def deadline(self) -> float | None:
+        """When to hand in ``DeadlinePassed``."""
+        if self.finished:
+            return None
+        if self.over:
+            return self._end_due
+        due = [self._end_due, self._alive_due, self._start_due, self._seal.deadline]
+        due.append(self._suspicion.next_limit(self._waited_for()))
+        return min(at for at in due if at is not None)
+
+    def start(self, signature: bytes, now: float) -> list[RoundEffect]:
+        """Countersigns towards everybody. ``signature`` is this member's over the group id."""
+        ready = Ready(self._signed.raw, signature)
+        effects: list[RoundEffect] = [Send(member, ready) for member in range(self._n) if member != self._me]
+        return self._go_on(effects + self._exchange.start(), now)
+
+    def handle(self, event: RoundEvent, now: float) -> list[RoundEffect]:
+        """Takes one event and returns what is to be done, in order."""
+        if self.finished:
+            return []
+        effects: list[RoundEffect] = []
+        match event:
+            case Received(member, message):
+                self._suspicion.heard(member, now)
+                effects += self._receive(member, message, now)
+            case Heard(member):
+                self._suspicion.heard(member, now)
+            case PartArrived(member, part):
+                self._suspicion.heard(member, now)
+                effects += self._exchange.part_arrived(member, part)
+            case ResultArrived(member, part, digest):
+                self._suspicion.heard(member, now)
+                effects += self._result_arrived(member, part, digest)
+                self._seal.result_arrived(now)
+            case Reduced(part, digest, refused):
+                effects += self._reduced(part, digest, refused)
+            case MemberLost(member, reason):
+                effects += self._member_gone(member, reason, now)
+            case DeadlinePassed():
+                effects += self._deadline_passed(now)
+        return self._go_on(effects, now)
+
+    # Events ----------------------------------------------------------------------------------------
+
+    def _receive(self, member: int, message: GroupMessage, now: float) -> list[RoundEffect]:
+        seal = self._seal
+        match message:
+            case Ready():
+                if member in self._ready:
+                    return []
+                self._ready.add(member)
+                return self._exchange.ready(member) + seal.repeat_for(member)
+            case Decline(reason):
+                return self._member_gone(member, f"declined: {reason[:100]}", now)
+            case Alive():
+                return []
+            case TakingOver(parts, _):
+                return self._exchange.taking_over(member, parts)
+            case Attested():
+                return self._attested(member, message, now)
+            case Prepare():
+                return seal.prepare(member, message)
+            case Promise():
+                seal.promise(member, message)
+            case TooLow():
+                seal.too_low(message, now)
+            case Propose():
+                return seal.propose(member, message)
+            case Vote():
+                return seal.vote(member, message)
+            case Fetch(part, digest):
+                held = 0 <= part < len(self._signed.parts) and self._exchange.holds(part, digest)
+                return [SendResult(member, part, digest) if held else Send(member, NotHeld(part, digest))]
+            case NotHeld():
+                return seal.fetched_in_vain(member, message, now)
+            case Learn():
+                return seal.learn(member)
+            case Decided():
+                seal.decided_elsewhere(message)
+            case Sealed():
+                self._sealed.add(member)
+                return seal.sealed_elsewhere(member)
+        return []
+
+    def _result_arrived(self, member: int, part: int, digest: bytes) -> list[RoundEffect]:
+        if not self._exchange.wants_another(part, digest):
+            return []
+        self._results_from.setdefault(member, {})[part] = digest
+        return self._exchange.result_arrived(member, part, digest)
+
+    def _reduced(self, part: int, digest: bytes, refused: tuple[int, ...]) -> list[RoundEffect]:
+        effects = self._exchange.reduced(part, digest, refused)
+        if digest:
+            self._unattested.append((part, digest))
+        return effects
+
+    def _attested(self, member: int, message: Attested, now: float) -> list[RoundEffect]:
+        """A reducer's signed list must agree with what it sent, or its results are not trusted."""
+        if len(message.parts) != len(message.digests) or len(message.parts) > _ATTEST_AT_ONCE:
+            return self._member_gone(member, "sent a malformed list of results", now)
+        signed = _attested_bytes(self._signed.group_id, message.parts, message.digests)
+        if not self._verify(member, message.signature, signed):
+            return self._member_gone(member, "signed its results wrongly", now)
+        sent = self._results_from.get(member, {})
+        for part, digest in zip(message.parts, message.digests, strict=True):
+            if sent.get(part, digest) != digest:
+                return self._member_gone(member, f"sent a result of part {part} other than it signed", now)
+        return []
+
+    def _member_gone(self, member: int, reason: str, now: float) -> list[RoundEffect]:
+        if member in self._gone or member == self._me:
+            return []
+        self._gone[member] = reason
+        return self._lose(member, reason, now)
+
+    def _lose(self, member: int, reason: str, now: float) -> list[RoundEffect]:
+        self._suspicion.forget(member)
+        effects: list[RoundEffect] = []
+        if not self.over and member not in self._sealed:
+            effects.append(Emit("peer_lost", {"lost": self._signed.peers[member], "reason": reason}))
+        effects += self._exchange.lost(member)
+        return effects + self._seal.lost(member, now)
+
+    def _deadline_passed(self, now: float) -> list[RoundEffect]:
+        effects: list[RoundEffect] = []
+        if self.over:
+            return effects
+        if self._start_due is not None and now >= self._start_due:
+            self._start_due = None
+            for member in range(self._n):
+                if member not in self._ready and member not in self._gone:
+                    self._suspected[member] = "did not countersign in time"
+                    effects += self._lose(member, self._suspected[member], now)
+        for member, reason in self._suspicion.suspects(self._waited_for(), now):
+            self._suspected[member] = reason
+            effects += self._lose(member, reason, now)
+        if now >= self._alive_due:
+            self._alive_due = now + _ALIVE_EVERY
+            effects += [Send(member, Alive()) for member in self._others()]
+        seal_due = self._seal.deadline
+        if seal_due is not None and now >= seal_due:
+            effects += self._seal.deadline_passed(now)
+        return effects
+
+    # Going on and ending ---------------------------------------------------------------------------
+
+    def _go_on(self, effects: list[RoundEffect], now: float) -> list[RoundEffect]:
+        """What follows from any change: attest, advance the seal, end the round."""
+        effects += self._seal.advance(now) if not self.over else []
+        effects += self._attest()
+        if not self.over:
+            if self._seal.committed:
+                self._end(now + _LINGER)
+            elif (self._n - len(self._gone)) * 2 <= self._n:
+                effects.append(self._abort(f"{len(self._gone)} of {self._n} members are gone", now))
+            elif now >= self._end_due:
+                effects.append(self._abort("no decision within the round's time", now))
+        if self.over and not self.finished:
+            others = set(range(self._n)) - {self._me}
+            if now >= self._end_due or others <= self._sealed | self._gone.keys():
+                self.finished = True
+                effects.append(Finish())
+        return effects
+
+    def _abort(self, reason: str, now: float) -> Abort:
+        # An aborted member stays silent from here on; its results may still be fetched by others.
+        self._end(now + _LINGER)
+        return Abort(reason)
+
+    def _end(self, until: float) -> None:
+        self.over = True
+        self._end_due = until
+        self._suspicion.close()
+
+    def _attest(self) -> list[RoundEffect]:
+        waiting = len(self._unattested)
+        if not waiting or (waiting < _ATTEST_AT_ONCE and not self._exchange.complete):
+            return []
+        effects: list[RoundEffect] = []
+        while self._unattested:
+            batch, self._unattested = (
+                self._unattested[:_ATTEST_AT_ONCE],
+                self._unattested[_ATTEST_AT_ONCE:],
+            )
+            parts, digests = tuple(part for part, _ in batch), tuple(digest for _, digest in batch)
+            signature = self._sign(_attested_bytes(self._signed.group_id, parts, digests))
+            effects += [Send(member, Attested(parts, digests, signature)) for member in self._others()]
+        return effects
+
+    def _others(self) -> list[int]:
+        return [m for m in range(self._n) if m != self._me and m not in self._gone and m in self._ready]
+
+    def _waited_for(self) -> frozenset[int]:
+        if self.over:
+            return frozenset()
+        return frozenset(m for m in range(self._n) if m != self._me and self._exchange.waits_for(m))
+
+
+def _attested_bytes(group_id: bytes, parts: tuple[int, ...], digests: tuple[bytes, ...]) -> bytes:
+    named = b"".join(part.to_bytes(4, "big") + digest for part, digest in zip(parts, digests, strict=True))
+    return b"moshgrid-results\x00" + blake3(group_id + named).digest()

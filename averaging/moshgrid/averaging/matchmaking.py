@@ -1,0 +1,303 @@
+"""Matchmaking: peers that declared themselves under one group key and round agree on who leads whom.
+
+Rank = H(group key ‖ round ‖ peer id), lower leads. A member asks the three lowest ranks below its own
+in parallel and follows the lowest that accepts; whoever follows sends its own followers on, so mutual
+requests cannot deadlock. A leader closes its group when it is full, when every declared peer has come
+(or is known to be elsewhere) and a short silence has passed, or when its patience is over.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from moshgrid.averaging.topology import rank
+from moshgrid.averaging.wire import Accepted, Disbanded, Join, Leave, MatchMessage, Offer, Refused
+from moshgrid.p2p.identity import PeerId
+from moshgrid.p2p.machine import DeadlinePassed
+
+__all__ = [
+    "Formed",
+    "MatchEffect",
+    "MatchEvent",
+    "Matchmaking",
+    "NoGroup",
+    "PeerLost",
+    "SeekerGone",
+    "SeekerSeen",
+    "Tell",
+    "Told",
+]
+
+_ASK_AT_ONCE = 3
+_MAX_SEEKERS = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class SeekerSeen:
+    """A peer is declared under this group key for this round."""
+
+    peer: PeerId
+
+
+@dataclass(frozen=True, slots=True)
+class SeekerGone:
+    """A peer's declaration now names another round, or is withdrawn."""
+
+    peer: PeerId
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """A message of this group key and round came."""
+
+    peer: PeerId
+    message: MatchMessage
+
+
+@dataclass(frozen=True, slots=True)
+class PeerLost:
+    """The connection to a peer is gone, or it cannot be reached."""
+
+    peer: PeerId
+
+
+MatchEvent = SeekerSeen | SeekerGone | Told | PeerLost | DeadlinePassed
+
+
+@dataclass(frozen=True, slots=True)
+class Tell:
+    """Send a message to a peer."""
+
+    peer: PeerId
+    message: MatchMessage
+
+
+@dataclass(frozen=True, slots=True)
+class Formed:
+    """This peer leads these members (itself first); the manifest is to be signed and sent."""
+
+    members: tuple[tuple[PeerId, Offer], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class NoGroup:
+    """No group came about; ``reason`` is for a person."""
+
+    reason: str
+
+
+MatchEffect = Tell | Formed | NoGroup
+
+
+class Matchmaking:
+    """One peer's search for a group. Ends with ``Formed``, ``NoGroup``, or a Begin from ``leader``."""
+
+    def __init__(
+        self,
+        me: PeerId,
+        group_key: str,
+        round_number: int,
+        offer: Offer,
+        group_size: int,
+        min_group_size: int,
+        now: float,
+        *,
+        patience: float = 3.0,
+        silence: float = 0.1,
+        hard_limit: float = 15.0,
+    ) -> None:
+        self._me = me
+        self._key = group_key
+        self._round = round_number
+        self._offer = offer
+        self._size = group_size
+        self._min_size = min_group_size
+        self._silence = silence
+        self._patience_due: float | None = now + patience
+        self._hard_due = now + hard_limit
+        self._last_news = now
+        self._my_rank = rank(group_key, round_number, me)
+        self._seekers: set[PeerId] = set()
+        self._asked: set[PeerId] = set()
+        self._answered: set[PeerId] = set()
+        self._passed_over: set[PeerId] = set()
+        self._taken: set[PeerId] = set()
+        self._followers: dict[PeerId, Offer] = {}
+        self.leader: PeerId | None = None
+        """Whom this peer follows; None while it seeks or leads."""
+        self.over = False
+
+    @property
+    def deadline(self) -> float | None:
+        """When to hand in ``DeadlinePassed``."""
+        if self.over:
+            return None
+        due = [self._hard_due]
+        if self._patience_due is not None:
+            due.append(self._patience_due)
+            if self.leader is None and not self._pending() and self._everybody_is_here():
+                due.append(self._last_news + self._silence)
+        return min(due)
+
+    def handle(self, event: MatchEvent, now: float) -> list[MatchEffect]:
+        """Takes one event and returns what is to be done, in order."""
+        if self.over:
+            return []
+        effects: list[MatchEffect] = []
+        match event:
+            case SeekerSeen(peer):
+                self._see(peer, now)
+            case SeekerGone(peer):
+                if peer not in self._followers and peer != self.leader:
+                    self._forget(peer)
+            case PeerLost(peer):
+                self._forget(peer)
+            case Told(peer, message):
+                effects += self._told(peer, message, now)
+            case DeadlinePassed():
+                pass
+        return effects + self._advance(now)
+
+    # Messages --------------------------------------------------------------------------------------
+
+    def _told(self, peer: PeerId, message: MatchMessage, now: float) -> list[MatchEffect]:
+        match message:
+            case Join():
+                self._see(peer, now)
+                return self._joined(peer, message.offer, now)
+            case Accepted():
+                return self._accepted(peer)
+            case Refused(try_instead=other, taken=taken):
+                self._answered.add(peer)
+                self._passed_over.add(peer)
+                self._taken |= {PeerId(name) for name in taken}
+                if self.leader == peer:
+                    self.leader = None
+                self._see_hint(other, now)
+            case Leave():
+                self._followers.pop(peer, None)
+            case Disbanded(try_instead=other):
+                if self.leader == peer:
+                    self._lose_leader()
+                self._passed_over.add(peer)
+                self._see_hint(other, now)
+            case _:
+                pass
+        return []
+
+    def _joined(self, peer: PeerId, offer: Offer, now: float) -> list[MatchEffect]:
+        if offer.schema != self._offer.schema:
+            return [self._refuse(peer, "your tensors differ in number, shape or dtype from the group's")]
+        if offer.codec != self._offer.codec:
+            return [self._refuse(peer, f"this group uses the codec {self._offer.codec}")]
+        if self.leader is not None:
+            return [self._refuse(peer, "following another leader", self.leader)]
+        if rank(self._key, self._round, peer) < self._my_rank:
+            return [self._refuse(peer, "outranked: you lead")]
+        if peer not in self._followers and len(self._followers) + 1 >= self._size:
+            return [self._refuse(peer, "the group is full", taken=[self._me, *self._followers])]
+        self._followers[peer] = offer
+        self._last_news = now
+        return [Tell(peer, Accepted(self._key, self._round))]
+
+    def _accepted(self, peer: PeerId) -> list[MatchEffect]:
+        if peer not in self._asked or peer in self._passed_over:
+            return [Tell(peer, Leave(self._key, self._round))]
+        self._answered.add(peer)
+        if self.leader is not None and self._rank(self.leader) <= self._rank(peer):
+            return [Tell(peer, Leave(self._key, self._round))] if peer != self.leader else []
+        effects: list[MatchEffect] = []
+        if self.leader is not None:
+            effects.append(Tell(self.leader, Leave(self._key, self._round)))
+        self.leader = peer
+        effects += [Tell(f, Disbanded(self._key, self._round, peer)) for f in self._followers]
+        self._followers.clear()
+        return effects
+
+    # Steps -----------------------------------------------------------------------------------------
+
+    def _advance(self, now: float) -> list[MatchEffect]:
+        effects: list[MatchEffect] = []
+        if self._patience_due is not None and now >= self._patience_due:
+            self._patience_due = None
+            self._passed_over |= self._pending()
+        if now >= self._hard_due:
+            return effects + self._give_up()
+        for peer in self._candidates():
+            if peer not in self._asked and (
+                self.leader is None or self._rank(peer) < self._rank(self.leader)
+            ):
+                self._asked.add(peer)
+                effects.append(Tell(peer, Join(self._key, self._round, self._offer)))
+        if self.leader is None and not self._pending():
+            effects += self._close_if_due(now)
+        return effects
+
+    def _close_if_due(self, now: float) -> list[MatchEffect]:
+        size = len(self._followers) + 1
+        impatient = self._patience_due is None
+        quiet = self._everybody_is_here() and now >= self._last_news + self._silence
+        if size >= self._size or (size >= self._min_size and (impatient or quiet)):
+            self.over = True
+            return [Formed(((self._me, self._offer), *self._followers.items()))]
+        if impatient:
+            return self._give_up()
+        return []
+
+    def _give_up(self) -> list[MatchEffect]:
+        self.over = True
+        effects: list[MatchEffect] = [
+            Tell(peer, Disbanded(self._key, self._round, "")) for peer in self._followers
+        ]
+        if self.leader is not None:
+            effects.append(Tell(self.leader, Leave(self._key, self._round)))
+            return [*effects, NoGroup(f"the leader {self.leader} did not begin in time")]
+        others = len(self._seekers)
+        if not others:
+            return [*effects, NoGroup("no other peer was looking for a group")]
+        return [*effects, NoGroup(f"{others} other peers were declared but none joined in time")]
+
+    def _candidates(self) -> list[PeerId]:
+        lower = [
+            peer
+            for peer in self._seekers
+            if peer not in self._passed_over and peer not in self._taken and self._rank(peer) < self._my_rank
+        ]
+        return sorted(lower, key=self._rank)[:_ASK_AT_ONCE]
+
+    def _pending(self) -> set[PeerId]:
+        return {peer for peer in self._candidates() if peer not in self._answered}
+
+    def _everybody_is_here(self) -> bool:
+        elsewhere = self._taken | self._passed_over
+        return bool(self._followers) and not (self._seekers - self._followers.keys() - elsewhere)
+
+    def _see(self, peer: PeerId, now: float) -> None:
+        if peer != self._me and peer not in self._seekers and len(self._seekers) < _MAX_SEEKERS:
+            self._seekers.add(peer)
+            self._last_news = now
+
+    def _see_hint(self, peer: str, now: float) -> None:
+        if peer:
+            self._see(PeerId(peer), now)
+
+    def _forget(self, peer: PeerId) -> None:
+        for known in (self._seekers, self._asked, self._answered):
+            known.discard(peer)
+        self._followers.pop(peer, None)
+        if self.leader == peer:
+            self._lose_leader()
+
+    def _lose_leader(self) -> None:
+        """Others that refused because they followed it may lead now."""
+        self.leader = None
+        self._passed_over.clear()
+        self._asked.clear()
+        self._answered.clear()
+
+    def _refuse(self, peer: PeerId, reason: str, other: str = "", taken: Sequence[PeerId] = ()) -> Tell:
+        return Tell(peer, Refused(self._key, self._round, reason, other, tuple(taken)))
+
+    def _rank(self, peer: PeerId) -> bytes:
+        return rank(self._key, self._round, peer)

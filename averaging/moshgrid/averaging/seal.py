@@ -1,0 +1,372 @@
+"""The seal: one decision per round on which result of every part is applied, by single-decree Paxos.
+
+Ballot b is proposed by roster index b mod n; ballot 0 is the leader's and needs no first phase. A higher
+ballot first asks a majority what it accepted (Prepare, Promise) and must propose that again. A member
+votes only while it holds all the bytes a value names, fetching what it lacks from any holder by digest,
+and the value is applied with the votes of more than half of the roster. (Lamport, "Paxos made simple",
+§2; a value here is one digest per part.) So, without lies: no two members apply different bytes for a
+part, whoever crashes, freezes or is cut off; and a connected majority always decides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from blake3 import blake3
+
+from moshgrid.averaging.effects import Commit, Emit, RoundEffect, Send
+from moshgrid.averaging.exchange import Exchange
+from moshgrid.averaging.wire import (
+    Decided,
+    Fetch,
+    Learn,
+    NotHeld,
+    Prepare,
+    Promise,
+    Propose,
+    Sealed,
+    TooLow,
+    Vote,
+)
+
+__all__ = ["Seal", "value_digest", "vote_bytes"]
+
+Value = tuple[bytes, ...]
+Sign = Callable[[bytes], bytes]
+Verify = Callable[[int, bytes, bytes], bool]
+
+_RETRY = 1.0
+"""Seconds until a fetch is tried elsewhere, and the step by which ballots of successive members wait."""
+_MAX_WAIT = 8.0
+_GRACE = 0.5
+"""Seconds without any result until one that should come from its reducer is asked for elsewhere."""
+
+
+def value_digest(value: Sequence[bytes]) -> bytes:
+    """What a vote names instead of the whole value."""
+    return blake3(b"".join(value)).digest()
+
+
+def vote_bytes(group_id: bytes, ballot: int, digest: bytes) -> bytes:
+    """The bytes that a vote's signature covers."""
+    return b"moshgrid-vote\x00" + group_id + ballot.to_bytes(8, "big") + digest
+
+
+class Seal:
+    """One member's part in the decision: proposer, acceptor and learner."""
+
+    def __init__(
+        self, me: int, members: int, group_id: bytes, exchange: Exchange, sign: Sign, verify: Verify, now: float
+    ) -> None:
+        self._me = me
+        self._members = members
+        self._group_id = group_id
+        self._exchange = exchange
+        self._sign = sign
+        self._verify = verify
+        self._promised = 0
+        self._accepted: tuple[int, Value] | None = None
+        self._pending: tuple[int, Value] | None = None
+        self._values: dict[bytes, Value] = {}
+        self._votes: dict[tuple[int, bytes], dict[int, bytes]] = {}
+        self._own_ballot = 0 if me == 0 else -1
+        self._promises: dict[int, Promise] = {}
+        self._proposed = False
+        self._attempts = 0
+        self._lost: set[int] = set()
+        self._fetching: dict[tuple[int, bytes], list[int]] = {}
+        self._fetch_retry: float | None = None
+        self._ballot_due: float | None = None
+        self._decision: tuple[int, Value] | None = None
+        self.committed = False
+
+    # What the round asks ---------------------------------------------------------------------------
+
+    @property
+    def deadline(self) -> float | None:
+        """When to call ``deadline_passed``."""
+        if self.committed:
+            return None
+        due = [at for at in (self._fetch_retry, self._ballot_due) if at is not None]
+        return min(due, default=None)
+
+    @property
+    def decided(self) -> bool:
+        """True when the decision is known here, whether or not its bytes are."""
+        return self._decision is not None
+
+    def advance(self, now: float) -> list[RoundEffect]:
+        """Goes as far as what is known and held allows; to be called after anything changed."""
+        effects: list[RoundEffect] = []
+        if self.committed:
+            return effects
+        if self._learn_decision():
+            assert self._decision is not None
+            ballot, value = self._decision
+            if missing := self._missing(value):
+                return effects + self._fetch(missing, self._voters(ballot, value), now)
+            self.committed = True
+            effects += [Emit("sealed", {"ballot": ballot}), Commit(ballot, value)]
+            return effects + self._tell_all(Sealed(ballot))
+        if self._own_ballot == 0 and not self._proposed and self._promised == 0 and self._exchange.complete:
+            effects += self._propose(self._free_choice(), now)
+        elif self._own_ballot > 0 and not self._proposed and len(self._promises) * 2 > self._members:
+            effects += self._propose_after_promises(now)
+        effects += self._vote_if_possible(now)
+        if self._learn_decision():
+            effects += self.advance(now)
+        self._schedule_ballot(now)
+        return effects
+
+    def repeat_for(self, member: int) -> list[RoundEffect]:
+        """What a member that only now joined in has missed."""
+        if self._decision is not None and self.committed:
+            return [Send(member, self._decided_message())]
+        if self._pending is not None and self._pending[0] == self._own_ballot and self._proposed:
+            return [Send(member, Propose(*self._pending))]
+        if self._own_ballot > 0 and not self._proposed:
+            return [Send(member, Prepare(self._own_ballot))]
+        return []
+
+    # What happens ----------------------------------------------------------------------------------
+
+    def result_arrived(self, now: float) -> None:
+        """Results still stream in: what has not been asked for elsewhere may yet come by itself."""
+        if self._fetching and not any(self._fetching.values()):
+            self._fetch_retry = now + _GRACE
+
+    def lost(self, member: int, now: float) -> list[RoundEffect]:
+        """A member is lost or suspected: its turns to propose are passed over, fetches go elsewhere."""
+        self._lost.add(member)
+        self._ballot_due = None
+        effects: list[RoundEffect] = []
+        for (part, digest), asked in list(self._fetching.items()):
+            if asked and asked[-1] == member:
+                effects += self._fetch_next(part, digest, now)
+        return effects + self.advance(now)
+
+    def deadline_passed(self, now: float) -> list[RoundEffect]:
+        """Tries stalled fetches elsewhere, or begins a ballot of its own."""
+        effects: list[RoundEffect] = []
+        if self._fetch_retry is not None and now >= self._fetch_retry:
+            self._fetch_retry = None
+            for part, digest in list(self._fetching):
+                effects += self._fetch_next(part, digest, now)
+        if self._ballot_due is not None and now >= self._ballot_due and not self.committed:
+            self._ballot_due = None
+            effects += self._begin_ballot(now)
+        return effects + self.advance(now)
+
+    def prepare(self, member: int, message: Prepare) -> list[RoundEffect]:
+        """Paxos phase 1b."""
+        if self.committed:
+            return [Send(member, self._decided_message())]
+        if message.ballot <= self._promised or message.ballot % self._members != member:
+            return [Send(member, TooLow(message.ballot, self._promised))]
+        self._promised = message.ballot
+        self._ballot_due = None
+        return [Send(member, self._promise(message.ballot))]
+
+    def promise(self, member: int, message: Promise) -> None:
+        """An answer to this member's Prepare."""
+        parts = len(self._exchange_value())
+        if message.ballot != self._own_ballot or len(message.held) != parts:
+            return
+        if message.accepted_ballot >= 0 and len(message.accepted) != parts:
+            return
+        self._promises[member] = message
+
+    def propose(self, member: int, message: Propose) -> list[RoundEffect]:
+        """Paxos phase 2a; the vote follows when the bytes are here."""
+        if self.committed:
+            return [Send(member, self._decided_message())]
+        if message.ballot % self._members != member or len(message.value) != len(self._exchange_value()):
+            return []
+        if message.ballot < self._promised:
+            return [Send(member, TooLow(message.ballot, self._promised))]
+        self._promised = message.ballot
+        self._ballot_due = None
+        self._take(message.ballot, message.value)
+        return []
+
+    def too_low(self, message: TooLow, now: float) -> None:
+        """Somebody promised a higher ballot: this member's own waits its turn."""
+        if message.ballot == self._own_ballot and not self.committed:
+            self._promised = max(self._promised, message.promised)
+            self._ballot_due = None
+            self._schedule_ballot(now)
+
+    def vote(self, member: int, message: Vote) -> list[RoundEffect]:
+        """A member accepted a value and holds its bytes."""
+        if not self._verify(member, message.signature, self._vote_bytes(message.ballot, message.value_digest)):
+            return []
+        self._votes.setdefault((message.ballot, message.value_digest), {})[member] = message.signature
+        votes = self._votes[message.ballot, message.value_digest]
+        if len(votes) * 2 > self._members and message.value_digest not in self._values:
+            return [Send(member, Learn())]
+        return []
+
+    def learn(self, member: int) -> list[RoundEffect]:
+        """Somebody asks for the decision."""
+        return [Send(member, self._decided_message())] if self._decision is not None else []
+
+    def decided_elsewhere(self, message: Decided) -> None:
+        """A decision with its proof."""
+        digest = value_digest(message.value)
+        if self.decided or len(message.value) != len(self._exchange_value()) or len(message.votes) > self._members:
+            return
+        signed = self._vote_bytes(message.ballot, digest)
+        valid = {
+            voter: signature
+            for voter, signature in message.votes
+            if 0 <= voter < self._members and self._verify(voter, signature, signed)
+        }
+        self._values[digest] = message.value
+        self._votes.setdefault((message.ballot, digest), {}).update(valid)
+
+    def sealed_elsewhere(self, member: int) -> list[RoundEffect]:
+        """A member applied the decision: ask for it if it is not known here."""
+        return [] if self.decided else [Send(member, Learn())]
+
+    def fetched_in_vain(self, member: int, message: NotHeld, now: float) -> list[RoundEffect]:
+        """A member does not hold what was asked of it."""
+        asked = self._fetching.get((message.part, message.digest))
+        if asked and asked[-1] == member:
+            return self._fetch_next(message.part, message.digest, now)
+        return []
+
+    # Proposing -------------------------------------------------------------------------------------
+
+    def _exchange_value(self) -> Value:
+        return self._exchange.first_results()
+
+    def _free_choice(self) -> Value:
+        """Per part the version most members of the majority hold among those held here."""
+        own = self._exchange_value()
+        chosen = []
+        for part, first in enumerate(own):
+            held = [promise.held[part] for promise in self._promises.values()]
+            known = [digest for digest in held if self._exchange.holds(part, digest)]
+            chosen.append(max(sorted(set(known)), key=known.count) if known else first)
+        return tuple(chosen)
+
+    def _begin_ballot(self, now: float) -> list[RoundEffect]:
+        ballot = self._promised + 1
+        while ballot % self._members != self._me:
+            ballot += 1
+        self._own_ballot = self._promised = ballot
+        self._proposed = False
+        self._attempts += 1
+        self._promises = {self._me: self._promise(ballot)}
+        return self._tell_all(Prepare(ballot))
+
+    def _propose_after_promises(self, now: float) -> list[RoundEffect]:
+        accepted = [promise for promise in self._promises.values() if promise.accepted_ballot >= 0]
+        if self._promised != self._own_ballot:
+            return []
+        if accepted:
+            return self._propose(max(accepted, key=lambda promise: promise.accepted_ballot).accepted, now)
+        return self._propose(self._free_choice(), now) if self._exchange.complete else []
+
+    def _propose(self, value: Value, now: float) -> list[RoundEffect]:
+        self._proposed = True
+        self._take(self._own_ballot, value)
+        return self._tell_all(Propose(self._own_ballot, value))
+
+    def _promise(self, ballot: int) -> Promise:
+        accepted_ballot, accepted = self._accepted or (-1, ())
+        return Promise(ballot, accepted_ballot, accepted, self._exchange_value())
+
+    def _schedule_ballot(self, now: float) -> None:
+        """Sets when this member begins a ballot: at once if all before it in turn are lost."""
+        if self.committed or self.decided or self._ballot_due is not None:
+            return
+        if not self._exchange.complete and self._accepted is None:
+            return  # others that are complete will, and need this member only as an acceptor
+        current = self._promised % self._members
+        turn = 0
+        for step in range(1, self._members + 1):
+            candidate = (current + step) % self._members
+            if candidate == self._me:
+                break
+            turn += candidate not in self._lost
+        wait = _RETRY * turn
+        if current not in self._lost:
+            wait += min(_RETRY * 2.0**self._attempts, _MAX_WAIT)
+        self._ballot_due = now + wait
+
+    # Accepting and learning ------------------------------------------------------------------------
+
+    def _take(self, ballot: int, value: Value) -> None:
+        self._pending = (ballot, value)
+        self._values[value_digest(value)] = value
+
+    def _vote_if_possible(self, now: float) -> list[RoundEffect]:
+        if self._pending is None or self._pending[0] != self._promised or self._accepted == self._pending:
+            return []
+        ballot, value = self._pending
+        if missing := self._missing(value):
+            return self._fetch(missing, [ballot % self._members], now)
+        self._accepted = self._pending
+        digest = value_digest(value)
+        signature = self._sign(self._vote_bytes(ballot, digest))
+        self._votes.setdefault((ballot, digest), {})[self._me] = signature
+        return self._tell_all(Vote(ballot, digest, signature))
+
+    def _learn_decision(self) -> bool:
+        if self._decision is None:
+            for (ballot, digest), votes in self._votes.items():
+                if len(votes) * 2 > self._members and digest in self._values:
+                    self._decision = (ballot, self._values[digest])
+                    break
+        return self._decision is not None
+
+    def _voters(self, ballot: int, value: Value) -> list[int]:
+        return sorted(self._votes.get((ballot, value_digest(value)), {}))
+
+    def _vote_bytes(self, ballot: int, digest: bytes) -> bytes:
+        return vote_bytes(self._group_id, ballot, digest)
+
+    def _decided_message(self) -> Decided:
+        assert self._decision is not None
+        ballot, value = self._decision
+        return Decided(ballot, value, tuple(self._votes[ballot, value_digest(value)].items()))
+
+    # Fetching --------------------------------------------------------------------------------------
+
+    def _missing(self, value: Value) -> list[tuple[int, bytes]]:
+        return [(part, digest) for part, digest in enumerate(value) if not self._exchange.holds(part, digest)]
+
+    def _fetch(self, missing: list[tuple[int, bytes]], holders: Sequence[int], now: float) -> list[RoundEffect]:
+        effects: list[RoundEffect] = []
+        for part, digest in missing:
+            if (part, digest) not in self._fetching:
+                self._fetching[part, digest] = []
+                if self._exchange.is_coming(part):
+                    self._fetch_retry = self._fetch_retry or now + _GRACE
+                else:
+                    effects += self._fetch_next(part, digest, now, holders)
+        return effects
+
+    def _fetch_next(
+        self, part: int, digest: bytes, now: float, holders: Sequence[int] = ()
+    ) -> list[RoundEffect]:
+        if self._exchange.holds(part, digest):
+            del self._fetching[part, digest]
+            return []
+        asked = self._fetching[part, digest]
+        others = [member for member in range(self._members) if member != self._me]
+        likely = [member for member in holders if member != self._me]
+        order = likely + [member for member in others if member not in likely]
+        fresh = [member for member in order if member not in asked]
+        # Members that are lost are asked too, but last: a suspicion may be wrong.
+        fresh.sort(key=lambda member: member in self._lost)
+        if not fresh:
+            asked.clear()
+            fresh = sorted(order, key=lambda member: member in self._lost)
+        asked.append(fresh[0])
+        self._fetch_retry = now + _RETRY
+        return [Send(fresh[0], Fetch(part, digest))]
+
+    def _tell_all(self, message: Prepare | Propose | Vote | Sealed) -> list[RoundEffect]:
+        return [Send(member, message) for member in range(self._members) if member != self._me]

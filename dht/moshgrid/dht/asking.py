@@ -1,0 +1,230 @@
+"""Asking peers: every question this node sends, and what its outcome means for the routing table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+
+import trio
+
+from moshgrid.dht.lookup import Answered, Ask, Done, Effect, Event, Failed, Lookup
+from moshgrid.dht.routing import RoutingTable
+from moshgrid.dht.wire import KAD, Answer, FindNode, Found, PeerEntry, Ping, Pong, Query, Refusal, entry_of
+from moshgrid.p2p.errors import Closed, RemoteProtocolError, Unreachable
+from moshgrid.p2p.host import Host
+from moshgrid.p2p.identity import PeerId
+from moshgrid.p2p.machine import DeadlinePassed
+
+__all__ = ["Asker"]
+
+ASK_TIMEOUT = 5.0
+_AT_ONCE = 24  # per peer; a peer refuses more than 32
+_REDIALS = (0.5, 2.0, 5.0, 15.0, 45.0)
+_MAX_INTRODUCTIONS = 64
+
+Listener = Callable[[PeerId], None]
+
+
+class Asker:
+    """Sends queries; keeps the table true to who answers; tells listeners who joined and who left it."""
+
+    def __init__(self, host: Host, network: bytes, table: RoutingTable, nursery: trio.Nursery) -> None:
+        self._host = host
+        self._network = network
+        self._table = table
+        self._nursery = nursery
+        self._asking: dict[PeerId, set[trio.CancelScope]] = {}
+        self._lanes: dict[PeerId, trio.Semaphore] = {}
+        self._redialling: set[PeerId] = set()
+        self.introduced: dict[PeerId, None] = {}
+        """Peers that asked us and were not heard to answer yet; given out, but not asked for records."""
+        self.on_joined: list[Listener] = []
+        self.on_left: list[Listener] = []
+        self.answered = trio.Event()
+        """Set when some other peer has answered, ever."""
+        self._stop_listening = host.network.on_lost(self._lost)
+
+    def close(self) -> None:
+        """Stops listening to the network."""
+        self._stop_listening()
+
+    async def ask(self, peer: PeerId, query: Query, timeout: float = ASK_TIMEOUT) -> Answer:
+        """The answer, whose closer peers' addresses are already known to the network.
+
+        Raises Unreachable or RemoteProtocolError.
+        """
+        scope = trio.CancelScope()
+        self._asking.setdefault(peer, set()).add(scope)
+        answer: Answer | None = None
+        try:
+            with scope:
+                async with self._lane(peer):
+                    answer = await self._host.requests.ask(peer, KAD, query, timeout)
+            if answer is None:
+                raise Unreachable(peer, [(KAD.protocol, "the connection was lost")])
+        except Closed as error:
+            self._failed(peer)
+            raise Unreachable(peer, [(KAD.protocol, str(error))]) from error
+        except (Unreachable, RemoteProtocolError):
+            self._failed(peer)
+            raise
+        finally:
+            self._forget_scope(peer, scope)
+        if isinstance(answer, Refusal) and answer.code == b"WRONG_NETWORK":
+            self._table.remove(peer)
+            raise RemoteProtocolError(peer, "belongs to another network")
+        self._answered(peer)
+        self._learn(answer)
+        return answer
+
+    async def ping(self, peer: PeerId) -> bool:
+        """True when ``peer`` answered."""
+        try:
+            await self.ask(peer, Ping(self._network, self._me()))
+        except (Unreachable, RemoteProtocolError):
+            return False
+        return True
+
+    async def find_node(self, peer: PeerId, point: int) -> list[PeerId]:
+        """Whom ``peer`` knows near ``point``. Raises as ``ask`` does."""
+        answer = await self.ask(peer, FindNode(self._network, self._me(), point.to_bytes(32)))
+        return closer_of(answer)
+
+    async def find_closest(self, point: int, seeds: Iterable[PeerId] = ()) -> Done:
+        """The ``k`` live peers nearest to ``point``, by an iterative lookup."""
+        lookup = Lookup(
+            point,
+            [*self._table.closest(point, self._table.k), *seeds],
+            own=self._table.own,
+            need=self._table.k,
+        )
+        query = FindNode(self._network, self._me(), point.to_bytes(32))
+        return await self.look_up(lookup, lambda peer: query)
+
+    async def look_up(
+        self,
+        lookup: Lookup,
+        question: Callable[[PeerId], Query],
+        heard: Callable[[PeerId, Answer], None] = lambda peer, answer: None,
+    ) -> Done:
+        """Runs ``lookup``, asking ``question`` and handing answers to ``heard``, until it is done.
+
+        Questions still open then go on in the background: their outcome is news for the table.
+        """
+        send, receive = trio.open_memory_channel[Event](self._table.k * 16)
+
+        async def put_question(peer: PeerId) -> None:
+            try:
+                answer = await self.ask(peer, question(peer))
+            except (Unreachable, RemoteProtocolError):
+                event: Event = Failed(peer)
+            else:
+                heard(peer, answer)
+                event = Answered(peer, closer_of(answer))
+            with suppress(trio.WouldBlock, trio.BrokenResourceError):  # the lookup may be over
+                send.send_nowait(event)
+
+        effects: Iterable[Effect] = lookup.start(trio.current_time())
+        with receive:
+            while True:
+                for effect in effects:
+                    match effect:
+                        case Ask(peer):
+                            self._nursery.start_soon(put_question, peer)
+                        case Done():
+                            return effect
+                happened: Event | DeadlinePassed = DeadlinePassed()
+                deadline = lookup.deadline
+                with trio.move_on_at(float("inf") if deadline is None else deadline):
+                    happened = await receive.receive()
+                effects = lookup.handle(happened, trio.current_time())
+
+    def introduce(self, peer: PeerId, addrs: Iterable[str]) -> None:
+        """``peer`` asked us something: when the table has room for it, it is asked back."""
+        self._host.network.learn_addrs(peer, tuple(addrs))
+        if peer in self.introduced or len(self.introduced) >= _MAX_INTRODUCTIONS:
+            return
+        if not self._table.wants(peer):
+            return
+        self.introduced[peer] = None
+        self._nursery.start_soon(self._ping_introduced, peer)
+
+    async def _ping_introduced(self, peer: PeerId) -> None:
+        try:
+            await self.ping(peer)
+        finally:
+            self.introduced.pop(peer, None)
+
+    def addrs_of(self, peer: PeerId) -> tuple[str, ...]:
+        """Where a peer, or this one, can be dialled."""
+        network = self._host.network
+        return network.addrs if peer == self._table.own else network.addrs_of(peer)
+
+    def _me(self) -> PeerEntry:
+        return entry_of(self._host.peer_id, self._host.network.addrs)
+
+    def _lane(self, peer: PeerId) -> trio.Semaphore:
+        return self._lanes.setdefault(peer, trio.Semaphore(_AT_ONCE))
+
+    def _forget_scope(self, peer: PeerId, scope: trio.CancelScope) -> None:
+        scopes = self._asking[peer]
+        scopes.discard(scope)
+        if not scopes:
+            del self._asking[peer]
+            self._lanes.pop(peer, None)
+
+    def _learn(self, answer: Answer) -> None:
+        match answer:
+            case Pong(me=entry):
+                self._learn_entries([entry])
+            case Found(closer=closer):
+                self._learn_entries(entry for entry in closer if not self._table.is_live(entry.peer))
+
+    def _learn_entries(self, entries: Iterable[PeerEntry]) -> None:
+        for entry in entries:
+            if entry.addrs and entry.peer != self._table.own:
+                self._host.network.learn_addrs(entry.peer, entry.multiaddrs)
+
+    def _answered(self, peer: PeerId) -> None:
+        self.answered.set()
+        change = self._table.answered(peer, self._host.clock.now())
+        if change.ping is not None:
+            self._nursery.start_soon(self.ping, change.ping)
+        if change.joined:
+            self._tell(self.on_joined, peer)
+
+    def _failed(self, peer: PeerId) -> None:
+        was_live = self._table.is_live(peer)
+        successor = self._table.failed(peer)
+        if was_live:
+            self._tell(self.on_left, peer)
+        if successor is not None:
+            self._tell(self.on_joined, successor)
+        if self._table.knows(peer) and peer not in self._redialling:
+            self._redialling.add(peer)
+            self._nursery.start_soon(self._redial, peer)
+
+    def _lost(self, peer: PeerId) -> None:
+        for scope in self._asking.get(peer, ()):
+            scope.cancel()
+        if self._table.is_live(peer):
+            self._failed(peer)
+
+    async def _redial(self, peer: PeerId) -> None:
+        try:
+            for delay in _REDIALS:
+                await trio.sleep(delay * self._host.rng.uniform(0.8, 1.2))
+                if not self._table.knows(peer) or self._table.is_live(peer) or await self.ping(peer):
+                    return
+        finally:
+            self._redialling.discard(peer)
+
+    @staticmethod
+    def _tell(listeners: list[Listener], peer: PeerId) -> None:
+        for listener in tuple(listeners):
+            listener(peer)
+
+
+def closer_of(answer: Answer) -> list[PeerId]:
+    """The closer peers that an answer names."""
+    return [entry.peer for entry in answer.closer] if isinstance(answer, Found) else []

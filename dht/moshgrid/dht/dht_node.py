@@ -1,0 +1,230 @@
+"""The DHT node inside the event loop: one per host, serving others and asking them."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import trio
+
+from moshgrid.dht.asking import Asker
+from moshgrid.dht.joining import Joining
+from moshgrid.dht.keeping import Keep
+from moshgrid.dht.limits import Limits
+from moshgrid.dht.pushing import Pushing
+from moshgrid.dht.reading import Reading
+from moshgrid.dht.record import Author, RecordReader, SignedRecord
+from moshgrid.dht.responder import Effect, Introduced, Responder, Saw, TellWatcher
+from moshgrid.dht.routing import RoutingTable
+from moshgrid.dht.shortlists import Shortlists
+from moshgrid.dht.store import RecordStore
+from moshgrid.dht.values import Record, check_suffix, check_ttl, encode_key, encode_value, view
+from moshgrid.dht.watchers import Watchers
+from moshgrid.dht.watching import Watching
+from moshgrid.dht.wire import KAD, Answer, Query
+from moshgrid.dht.writing import PutReport, Writing
+from moshgrid.p2p.errors import Closed, RecordRejected
+from moshgrid.p2p.host import Host, network_id
+from moshgrid.p2p.identity import PeerId
+
+__all__ = ["DHTNode"]
+
+_LAYER = "dht"
+_JOIN_SECONDS = 10.0
+_DELETION_MS = 3_600_000
+
+
+class DHTNode:
+    """Signed, expiring records under group keys, held by the peers nearest to each key."""
+
+    def __init__(self, host: Host, nursery: trio.Nursery, limits: Limits | None = None) -> None:
+        """Use ``DHTNode.of``."""
+        limits = limits or Limits()
+        network = network_id(host.network_name)
+        self.host = host
+        self.table = RoutingTable(host.peer_id)
+        self.store = RecordStore(host.peer_id, limits, secret=host.rng.randbytes(16))
+        self._nursery = nursery
+        self._author = Author(host.identity, network)
+        self._reader = RecordReader(network)
+        self._asker = Asker(host, network, self.table, nursery)
+        self._joining = Joining(host, self.table, self._asker)
+        self._shortlists = Shortlists(network, self.table, self._asker, self._joining)
+        watchers = Watchers(limits)
+        self._pushing = Pushing(host, network, watchers, self._asker, nursery)
+        self._writing = Writing(
+            host, network, self.table, self.store, watchers,
+            self._asker, self._shortlists, self._pushing, nursery,
+        )  # fmt: skip
+        self._reading = Reading(
+            host, network, self.table, self.store, self._reader,
+            self._asker, self._shortlists, self._writing, nursery,
+        )  # fmt: skip
+        self._watching = Watching(
+            host, network, self.store, self._reader, self._asker, self._shortlists, nursery
+        )
+        self._responder = Responder(
+            network, self._reader, self.store, self.table, watchers,
+            self._asker.addrs_of, self._asker.introduced, self._watching.watched,
+        )  # fmt: skip
+
+    @classmethod
+    async def of(cls, host: Host, limits: Limits | None = None) -> DHTNode:
+        """The node of ``host``: made, serving and joining when this is the first call."""
+        return cls._open_at(host) or await host.nursery.start(cls._run, host, limits)
+
+    @classmethod
+    def _open_at(cls, host: Host) -> DHTNode | None:
+        node = host.layers.get(_LAYER)
+        return node if isinstance(node, DHTNode) and not node.closed else None
+
+    @classmethod
+    async def _run(cls, host: Host, limits: Limits | None, *, task_status: Any) -> None:
+        if (other := cls._open_at(host)) is not None:  # two callers at once
+            task_status.started(other)
+            return
+        async with trio.open_nursery() as nursery:
+            node = cls(host, nursery, limits)
+            host.layers[_LAYER] = node
+            try:
+                host.requests.serve(KAD, node._answer)
+                nursery.start_soon(node._joining.run)
+                task_status.started(node)
+                await trio.sleep_forever()
+            finally:
+                node._asker.close()
+
+    @property
+    def closed(self) -> bool:
+        """True when the node was closed, or its host."""
+        return self._nursery.cancel_scope.cancel_called
+
+    async def joined(self, timeout: float) -> bool:
+        """True as soon as another peer has answered, at once when there is nobody to join."""
+        self._check_open()
+        if not self.host.bootstrap:
+            return True
+        with trio.move_on_after(timeout):
+            await self._asker.answered.wait()
+        return self._asker.answered.is_set()
+
+    async def put(self, key: str, value: Any, ttl: float = 600, suffix: str = "") -> PutReport:
+        """Stores ``value`` as this peer's record; one peer has one record per key and suffix.
+
+        Done when five storers hold it, or all there are; the others follow. Raises
+        ConfigurationError, RecordRejected (too large) and Unreachable (nobody was ever reached).
+        """
+        raw_key, data, ttl_ms = encode_key(key), encode_value(value), check_ttl(ttl)
+        now_ms = self.host.clock.wall_ms()
+        return await self._put(self._author.sign(raw_key, data, ttl_ms, now_ms, check_suffix(suffix)))
+
+    async def delete(self, key: str, suffix: str = "") -> PutReport:
+        """Takes this peer's record back: a tombstone replaces it until everybody has forgotten it."""
+        raw_key, now_ms = encode_key(key), self.host.clock.wall_ms()
+        return await self._put(
+            self._author.sign(raw_key, b"", _DELETION_MS, now_ms, check_suffix(suffix), deleted=True)
+        )
+
+    async def get(self, key: str, author: PeerId | None = None) -> Record | None:
+        """The newest record under ``key``, of ``author`` when given; None when there is none.
+
+        Raises Unreachable when the network cannot be reached at all.
+        """
+        records = (await self.get_all(key)).values()
+        mine = [record for record in records if author is None or record.author == author]
+        return max(mine, key=lambda record: (record.seq, record.subkey), default=None)
+
+    async def get_all(self, key: str) -> dict[str, Record]:
+        """Every live record under ``key``, by ``author`` or ``author/suffix``."""
+        raw_key = encode_key(key)
+        await self._reach()
+        merged, answers = await self._reading.get(raw_key)
+        if not answers and self.host.bootstrap:
+            raise self._joining.unreachable()
+        views: dict[str, Record] = {}
+        for record in merged.values():
+            self._author.saw(record)
+            if not record.deleted:
+                try:
+                    views[record.name] = view(record, self.host.clock.wall_ms)
+                except RecordRejected:
+                    continue  # signed, but not a value: nobody can use it
+        return views
+
+    @asynccontextmanager
+    async def watch(self, key: str) -> AsyncIterator[trio.MemoryReceiveChannel[Record]]:
+        """Every record under ``key``: what is stored first, then each change, this peer's own too.
+
+        A deletion comes as a Record with ``deleted`` set. A caller that is slow gets the newest of
+        each author and may miss what came between.
+        """
+        receive = self.open_watch(key)
+        try:
+            yield receive
+        finally:
+            self.close_watch(key, receive)
+
+    def open_watch(self, key: str) -> trio.MemoryReceiveChannel[Record]:
+        """``watch`` for callers that cannot hold a context open; end it with ``close_watch``."""
+        self._check_open()
+        return self._watching.open(encode_key(key))
+
+    def close_watch(self, key: str, receive: trio.MemoryReceiveChannel[Record]) -> None:
+        """Ends what ``open_watch`` began."""
+        self._watching.close(encode_key(key), receive)
+
+    def keep(self, key: str, value: Any, ttl: float = 600, suffix: str = "") -> Keep:
+        """Puts a record now and refreshes it until the returned handle is closed."""
+        self._check_open()
+        encode_key(key), encode_value(value), check_ttl(ttl), check_suffix(suffix)
+        kept = Keep(self, key, value, ttl, suffix)
+        self._nursery.start_soon(kept.run)
+        return kept
+
+    async def aclose(self) -> None:
+        """Stops asking and keeping; queries of others are refused from now on."""
+        self._nursery.cancel_scope.cancel()
+        await trio.lowlevel.checkpoint()
+
+    async def _put(self, raw: bytes) -> PutReport:
+        self._check_open()
+        record = self._reader.read(raw)
+        self._store_own(record)
+        await self._reach()
+        return await self._writing.put(record)
+
+    def _store_own(self, record: SignedRecord) -> None:
+        # First and at once: this peer's own watches and readers need no network to see it.
+        self.store.put(record, self.host.clock.wall_ms())
+        self._watching.saw(record)
+
+    async def _reach(self) -> None:
+        """Waits for the first peers; raises Unreachable when there are none."""
+        with trio.move_on_after(_JOIN_SECONDS):
+            await self._joining.ready.wait()
+        if not self._joining.ready.is_set():
+            raise self._joining.unreachable()
+
+    async def _answer(self, sender: PeerId, query: Query) -> Answer:
+        self._check_open()
+        reply = self._responder.answer(query, sender, self.host.clock.wall_ms())
+        for effect in reply.effects:
+            self._perform(effect)
+        return reply.answer
+
+    def _perform(self, effect: Effect) -> None:
+        match effect:
+            case Saw(record):
+                self._author.saw(record)
+                self._watching.saw(record)
+            case TellWatcher(peer):
+                self._pushing.kick(peer)
+            case Introduced(peer, addrs):
+                self._asker.introduce(peer, addrs)
+
+    def _check_open(self) -> None:
+        if self.closed:
+            raise Closed("this DHT node was closed")
+
+

@@ -1,0 +1,96 @@
+"""Joining: from the bootstrap addresses to a routing table, and back again whenever it is empty."""
+
+from __future__ import annotations
+
+import trio
+
+from moshgrid.dht.asking import Asker
+from moshgrid.dht.routing import RoutingTable
+from moshgrid.p2p.errors import RemoteProtocolError, Unreachable
+from moshgrid.p2p.host import Host
+from moshgrid.p2p.identity import PeerId
+
+__all__ = ["Joining"]
+
+_BACKOFF = (0.1, 0.3, 1.0, 2.0, 5.0, 10.0, 15.0)
+_SELF_LOOKUPS = (2.0, 10.0, 60.0, 600.0)
+"""Seconds between lookups of this peer's own point: peers that joined in the same moment may have
+missed each other, and near ones come and go."""
+_BOOTSTRAP_CHECK = 60.0
+
+
+class Joining:
+    """Dials the bootstrap peers, asks who is near, and does so again when everybody is gone."""
+
+    def __init__(self, host: Host, table: RoutingTable, asker: Asker) -> None:
+        self._host = host
+        self._table = table
+        self._asker = asker
+        self._attempts: dict[str, str] = {}
+        self._alone = trio.Event()
+        self.ready = trio.Event()
+        """Set when the peers near this one have been asked, or there is nobody to join."""
+        if not host.bootstrap:
+            self.ready.set()
+        asker.on_left.append(self._left)
+
+    async def run(self) -> None:
+        """Joins and keeps joined, until cancelled."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._look_around)
+            if self._host.bootstrap:
+                await self._keep_bootstrapped()
+
+    def unreachable(self) -> Unreachable:
+        """Why nobody could be joined."""
+        attempts = [(addr, self._attempts.get(addr, "not tried yet")) for addr in self._host.bootstrap]
+        return Unreachable(f"the network {self._host.network_name!r}", attempts)
+
+    async def _keep_bootstrapped(self) -> None:
+        failures = 0
+        while True:
+            self._alone = trio.Event()
+            async with trio.open_nursery() as nursery:
+                for addr in self._host.bootstrap:
+                    nursery.start_soon(self._bootstrap, addr)
+            if len(self._table):
+                failures = 0
+                if not self.ready.is_set():
+                    await self._asker.find_closest(self._table.own_point)
+                    self.ready.set()
+                    self._host.events.emit("joined", peers=len(self._table))
+                with trio.move_on_after(_BOOTSTRAP_CHECK * self._host.rng.uniform(0.8, 1.2)):
+                    await self._alone.wait()
+            else:
+                delay = _BACKOFF[min(failures, len(_BACKOFF) - 1)]
+                failures += 1
+                await trio.sleep(delay * self._host.rng.uniform(0.8, 1.2))
+
+    async def _bootstrap(self, addr: str) -> None:
+        peer = PeerId(addr.rpartition("/p2p/")[2])
+        if peer == self._host.peer_id or self._known_live(peer):
+            return
+        try:
+            peer = await self._host.network.dial(addr)
+            await self._asker.find_node(peer, self._table.own_point)
+        except Unreachable as error:
+            self._attempts[addr] = "; ".join(outcome for _, outcome in error.attempts) or str(error)
+        except RemoteProtocolError as error:
+            self._attempts[addr] = error.reason
+
+    def _known_live(self, peer: PeerId) -> bool:
+        try:
+            return self._table.is_live(peer)
+        except ValueError:
+            return False
+
+    async def _look_around(self) -> None:
+        await self._asker.answered.wait()
+        for number in range(1_000_000_000):
+            delay = _SELF_LOOKUPS[min(number, len(_SELF_LOOKUPS) - 1)]
+            await trio.sleep(delay * self._host.rng.uniform(0.8, 1.2))
+            await self._asker.find_closest(self._table.own_point)
+
+    def _left(self, peer: PeerId) -> None:
+        if not len(self._table):
+            self._alone.set()

@@ -1,0 +1,28 @@
+"""The key space: 256-bit points for keys and peers, and the XOR distance between them."""
+
+from __future__ import annotations
+
+import hashlib
+from functools import lru_cache
+
+from moshgrid.p2p.identity import PeerId, peer_id_to_bytes
+
+__all__ = ["BITS", "point_of_key", "point_of_peer", "point_prefix"]
+
+BITS = 256
+
+
+def point_of_key(network: bytes, key: bytes) -> int:
+    """Where a key lies. The network id is part of it, so that networks do not share hot spots."""
+    return int.from_bytes(hashlib.sha256(network + key).digest())
+
+
+@lru_cache(maxsize=16_384)
+def point_of_peer(peer: PeerId) -> int:
+    """Where a peer lies; ValueError when ``peer`` is not an Ed25519 peer id."""
+    return int.from_bytes(hashlib.sha256(peer_id_to_bytes(peer)).digest())
+
+
+def point_prefix(point: int) -> bytes:
+    """The first four bytes of a point: enough to tell apart the few peers that hold one key."""
+    return (point >> (BITS - 32)).to_bytes(4)

@@ -1,0 +1,27 @@
+"""How much a stranger may make this peer hold."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+__all__ = ["Limits"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """Quotas of one storer for one network. The peer's own records are exempt from the author's."""
+
+    records_per_key: int = 256
+    records_per_author: int = 64
+    bytes_per_author: int = 64 * 1024
+    """Of envelopes."""
+    total_bytes: int = 64 * 1024 * 1024
+    """Of envelopes; above it records are evicted in an order that nobody outside can foresee."""
+    floors: int = 262_144
+    """Subkeys whose highest seq is remembered; beyond, new subkeys are refused until some lapse."""
+    watchers_per_key: int = 256
+    keys_per_watcher: int = 256
+    watchers: int = 16_384
+    """Of all keys together."""
+    watch_seconds: float = 60.0
+    """How long a watcher hears of a key without renewing."""

@@ -1,0 +1,169 @@
+"""Lookup: which live peers are nearest to a point, found by asking ever nearer ones.
+
+Rules (Maymounkov & Mazières 2002, §2.3): at most ``alpha`` questions wait at once; the next peer asked
+is always the nearest one not asked yet; it ends when the ``need`` nearest peers that do not fail have
+answered. A peer that is silent for ``patience`` seconds frees its place and no longer holds up the
+end, but a late answer still counts: the peer is alive, only slow.
+"""
+
+from __future__ import annotations
+
+from bisect import insort
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from itertools import islice
+
+from moshgrid.dht.keys import point_of_peer
+from moshgrid.p2p.identity import PeerId
+from moshgrid.p2p.machine import DeadlinePassed
+
+__all__ = ["Answered", "Ask", "Done", "Effect", "Event", "Failed", "Lookup"]
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """``peer`` answered and named ``closer`` peers."""
+
+    peer: PeerId
+    closer: Sequence[PeerId]
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """``peer`` could not be reached, or broke the protocol."""
+
+    peer: PeerId
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """Ask ``peer`` for what it knows near the point."""
+
+    peer: PeerId
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """The lookup is over. ``closest`` have answered, nearest first; ``complete`` is False when time
+    or the bound on questions ended it."""
+
+    closest: tuple[PeerId, ...]
+    complete: bool
+
+
+Event = Answered | Failed
+Effect = Ask | Done
+
+
+class _State(Enum):
+    HEARD = 0
+    ASKED = 1
+    SLOW = 2
+    ANSWERED = 3
+    FAILED = 4
+
+
+class Lookup:
+    """One lookup. ``start`` first, then ``handle`` until it returns Done."""
+
+    def __init__(
+        self,
+        target: int,
+        seeds: Iterable[PeerId],
+        *,
+        own: PeerId,
+        need: int = 20,
+        alpha: int = 5,
+        patience: float = 1.0,
+        timeout: float = 10.0,
+        max_asks: int = 200,
+        distance_point: Callable[[PeerId], int] = point_of_peer,
+    ) -> None:
+        self._target = target
+        self._own = own
+        self._need = need
+        self._alpha = alpha
+        self._patience = patience
+        self._timeout = timeout
+        self._asks_left = max_asks
+        self._point = distance_point
+        self._states: dict[PeerId, _State] = {}
+        self._order: list[tuple[int, PeerId]] = []
+        self._waiting: dict[PeerId, float] = {}
+        self._ends_at: float | None = None
+        self._over = False
+        self._hear(seeds)
+
+    @property
+    def deadline(self) -> float | None:
+        """When the next silent peer turns slow, or the lookup ends."""
+        if self._over or self._ends_at is None:
+            return None
+        return min(self._ends_at, *self._waiting.values()) if self._waiting else self._ends_at
+
+    def start(self, now: float) -> Sequence[Effect]:
+        """The first questions."""
+        self._ends_at = now + self._timeout
+        return self._advance(now)
+
+    def handle(self, event: Event | DeadlinePassed, now: float) -> Sequence[Effect]:
+        """Takes one event and returns what is to be done."""
+        if self._over:
+            return []
+        match event:
+            case Answered(peer, closer):
+                if self._states.get(peer) in (_State.ASKED, _State.SLOW):
+                    self._settle(peer, _State.ANSWERED)
+                    self._hear(closer)
+            case Failed(peer):
+                if self._states.get(peer) in (_State.ASKED, _State.SLOW):
+                    self._settle(peer, _State.FAILED)
+            case DeadlinePassed():
+                for peer in [peer for peer, until in self._waiting.items() if until <= now]:
+                    self._settle(peer, _State.SLOW)
+        return self._advance(now)
+
+    def _hear(self, peers: Iterable[PeerId]) -> None:
+        for peer in peers:
+            if peer == self._own or peer in self._states:
+                continue
+            try:
+                distance = self._point(peer) ^ self._target
+            except ValueError:
+                continue  # not a peer id: whoever named it wasted one place of its answer
+            self._states[peer] = _State.HEARD
+            insort(self._order, (distance, peer))
+
+    def _settle(self, peer: PeerId, state: _State) -> None:
+        self._states[peer] = state
+        self._waiting.pop(peer, None)
+
+    def _hopeful(self) -> Iterator[PeerId]:
+        """The nearest ``need`` peers that neither failed nor are slow."""
+        bad = (_State.FAILED, _State.SLOW)
+        return islice((peer for _, peer in self._order if self._states[peer] not in bad), self._need)
+
+    def _advance(self, now: float) -> Sequence[Effect]:
+        assert self._ends_at is not None, "start() comes first"
+        if now >= self._ends_at:
+            return [self._end(complete=False)]
+        effects: list[Effect] = []
+        open_questions = False
+        for peer in self._hopeful():
+            if self._states[peer] is _State.HEARD:
+                open_questions = True
+                if len(self._waiting) >= self._alpha or not self._asks_left:
+                    break
+                self._states[peer] = _State.ASKED
+                self._waiting[peer] = now + self._patience
+                self._asks_left -= 1
+                effects.append(Ask(peer))
+        if not self._waiting and (not open_questions or not self._asks_left):
+            effects.append(self._end(complete=not open_questions))
+        return effects
+
+    def _end(self, complete: bool) -> Done:
+        self._over = True
+        answered = (peer for _, peer in self._order if self._states[peer] is _State.ANSWERED)
+        return Done(tuple(islice(answered, self._need)), complete)

@@ -1,0 +1,47 @@
+"""Pushing: telling watchers what changed, one message at a time to each and to all at once."""
+
+from __future__ import annotations
+
+import trio
+
+from moshgrid.dht.asking import Asker
+from moshgrid.dht.watchers import Watchers
+from moshgrid.dht.wire import Push, Received
+from moshgrid.p2p.errors import RemoteProtocolError, Unreachable
+from moshgrid.p2p.host import Host
+from moshgrid.p2p.identity import PeerId
+
+__all__ = ["Pushing"]
+
+
+class Pushing:
+    """Empties what waits in ``Watchers``."""
+
+    def __init__(
+        self, host: Host, network: bytes, watchers: Watchers, asker: Asker, nursery: trio.Nursery
+    ) -> None:
+        self._host = host
+        self._network = network
+        self._watchers = watchers
+        self._asker = asker
+        self._nursery = nursery
+        self._busy: set[PeerId] = set()
+        asker.on_left.append(watchers.forget)
+
+    def kick(self, peer: PeerId) -> None:
+        """Something waits for ``peer``."""
+        if peer not in self._busy:
+            self._busy.add(peer)
+            self._nursery.start_soon(self._push, peer)
+
+    async def _push(self, peer: PeerId) -> None:
+        # What comes while a message is under way waits and goes together in the next one.
+        try:
+            while records := self._watchers.take(peer, self._host.clock.wall_ms()):
+                answer = await self._asker.ask(peer, Push(self._network, records))
+                for key in answer.unwatched if isinstance(answer, Received) else ():
+                    self._watchers.unsubscribe(peer, key)
+        except (Unreachable, RemoteProtocolError):
+            self._watchers.forget(peer)
+        finally:
+            self._busy.discard(peer)

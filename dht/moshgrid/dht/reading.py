@@ -1,0 +1,122 @@
+"""Reading: the newest records of a key, from this store and the nearest peers, mending those that lag."""
+
+from __future__ import annotations
+
+import trio
+
+from moshgrid.dht.asking import Asker
+from moshgrid.dht.lookup import Lookup
+from moshgrid.dht.record import RecordReader, SignedRecord, check_times, supersedes
+from moshgrid.dht.routing import RoutingTable
+from moshgrid.dht.shortlists import Shortlists
+from moshgrid.dht.store import RecordStore
+from moshgrid.dht.wire import Answer, Found, GetRecords
+from moshgrid.dht.writing import Writing
+from moshgrid.p2p.errors import RecordRejected, RemoteProtocolError, Unreachable
+from moshgrid.p2p.host import Host
+from moshgrid.p2p.identity import PeerId
+
+__all__ = ["Reading", "merge"]
+
+_ANSWERS = 3
+_MAX_PAGES = 8
+
+
+_Records = dict[bytes, SignedRecord]
+
+
+def merge(into: _Records, records: list[SignedRecord]) -> None:
+    """Adds records of one key by subkey, keeping the one that supersedes."""
+    for record in records:
+        held = into.get(record.subkey)
+        if held is None or supersedes(record, held):
+            into[record.subkey] = record
+
+
+class Reading:
+    """Asks until three of the nearest peers answered."""
+
+    def __init__(
+        self,
+        host: Host,
+        network: bytes,
+        table: RoutingTable,
+        store: RecordStore,
+        reader: RecordReader,
+        asker: Asker,
+        shortlists: Shortlists,
+        writing: Writing,
+        nursery: trio.Nursery,
+    ) -> None:
+        self._host = host
+        self._network = network
+        self._table = table
+        self._store = store
+        self._reader = reader
+        self._asker = asker
+        self._shortlists = shortlists
+        self._writing = writing
+        self._nursery = nursery
+
+    async def get(self, key: bytes) -> tuple[dict[bytes, SignedRecord], int]:
+        """The merged records by subkey, tombstones too, and how many peers answered."""
+        known = self._shortlists.known(key)
+        point = self._shortlists.point(key)
+        seeds = known if known is not None else self._table.closest(point, self._table.k)
+        lookup = Lookup(point, seeds, own=self._table.own, need=_ANSWERS, alpha=_ANSWERS)
+        query = GetRecords(self._network, key, closer=known is None)
+        answers: dict[PeerId, Found] = {}
+
+        def heard(peer: PeerId, answer: Answer) -> None:
+            if isinstance(answer, Found):
+                answers[peer] = answer
+
+        done = await self._asker.look_up(lookup, lambda peer: query, heard)
+        merged: dict[bytes, SignedRecord] = {}
+        merge(merged, self._store.get(key, self._host.clock.wall_ms()))
+        theirs: dict[PeerId, dict[bytes, SignedRecord]] = {}
+        for peer in done.closest:
+            if (answer := answers.get(peer)) is not None:
+                theirs[peer] = await self._all_pages(peer, key, answer)
+                merge(merged, list(theirs[peer].values()))
+        self._mend(merged, theirs)
+        return merged, len(theirs)
+
+    async def _all_pages(self, peer: PeerId, key: bytes, answer: Found) -> dict[bytes, SignedRecord]:
+        records: dict[bytes, SignedRecord] = {}
+        for _ in range(_MAX_PAGES):
+            page = self._read(answer.records, key)
+            merge(records, page)
+            if not answer.more or not page:
+                break
+            query = GetRecords(self._network, key, after=max(r.subkey for r in page), closer=False)
+            try:
+                following = await self._asker.ask(peer, query)
+            except (Unreachable, RemoteProtocolError):
+                break
+            if not isinstance(following, Found):
+                break
+            answer = following
+        return records
+
+    def _read(self, envelopes: list[bytes], key: bytes) -> list[SignedRecord]:
+        now_ms = self._host.clock.wall_ms()
+        records = []
+        for raw in envelopes:
+            try:
+                record = self._reader.read(raw, key)
+                check_times(record, now_ms)
+            except RecordRejected:
+                continue  # one bad record does not make the others bad
+            records.append(record)
+        return records
+
+    def _mend(self, merged: _Records, theirs: dict[PeerId, _Records]) -> None:
+        for peer, held in theirs.items():
+            lacking = [
+                record.raw
+                for subkey, record in merged.items()
+                if (old := held.get(subkey)) is None or supersedes(record, old)
+            ]
+            if lacking:
+                self._nursery.start_soon(self._writing.send_quietly, peer, lacking)

@@ -1,0 +1,198 @@
+"""Answering kad queries: a pure function of the query, who sent it, the time, and what is held here."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+from moshgrid.dht.keys import point_of_key, point_of_peer
+from moshgrid.dht.record import RecordReader, SignedRecord, check_times
+from moshgrid.dht.routing import RoutingTable
+from moshgrid.dht.store import RecordStore
+from moshgrid.dht.watchers import Watchers
+from moshgrid.dht.wire import (
+    MAX_CLOSER,
+    Answer,
+    FindNode,
+    Found,
+    GetRecords,
+    PeerEntry,
+    Ping,
+    Pong,
+    Push,
+    PutRecords,
+    Query,
+    Received,
+    Refusal,
+    Taken,
+    Watch,
+    entry_of,
+    fitting,
+    refused_as,
+)
+from moshgrid.p2p.errors import RecordRejected
+from moshgrid.p2p.identity import PeerId
+
+__all__ = ["Introduced", "Reply", "Responder", "Saw", "TellWatcher"]
+
+
+@dataclass(frozen=True, slots=True)
+class Saw:
+    """A verified, timely record came in: local watches of its key want it."""
+
+    record: SignedRecord
+
+
+@dataclass(frozen=True, slots=True)
+class TellWatcher:
+    """Records wait for ``peer`` among the watchers."""
+
+    peer: PeerId
+
+
+@dataclass(frozen=True, slots=True)
+class Introduced:
+    """The sender said where it listens."""
+
+    peer: PeerId
+    addrs: tuple[str, ...]
+
+
+Effect = Saw | TellWatcher | Introduced
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """The answer, and what else is to be done."""
+
+    answer: Answer
+    effects: Sequence[Effect] = ()
+
+
+class Responder:
+    """``answer`` reads and changes only what it was built with. Times are wall-clock milliseconds."""
+
+    def __init__(
+        self,
+        network: bytes,
+        reader: RecordReader,
+        store: RecordStore,
+        table: RoutingTable,
+        watchers: Watchers,
+        addrs_of: Callable[[PeerId], Sequence[str]],
+        introduced: Iterable[PeerId],
+        watched: Callable[[bytes], bool],
+    ) -> None:
+        self._network = network
+        self._reader = reader
+        self._store = store
+        self._table = table
+        self._watchers = watchers
+        self._addrs_of = addrs_of
+        self._introduced = introduced
+        self._watched = watched
+
+    def answer(self, query: Query, sender: PeerId, now_ms: int) -> Reply:
+        """Answers one query."""
+        if query.network != self._network:
+            return Reply(Refusal(b"WRONG_NETWORK"))
+        match query:
+            case Ping(me=me):
+                return Reply(Pong(self._me()), self._introduce(me, sender))
+            case FindNode(me=me, target=target):
+                closer = self._closer(int.from_bytes(target), sender)
+                return Reply(Found(closer=closer), self._introduce(me, sender))
+            case GetRecords():
+                return Reply(self._get(query, sender, now_ms))
+            case PutRecords():
+                return self._put(query, now_ms)
+            case Watch():
+                return self._watch(query, sender, now_ms)
+            case Push(records=records):
+                return self._receive(records, now_ms)
+
+    def put(self, record: SignedRecord, also: bytes, now_ms: int) -> tuple[bytes, list[Effect]]:
+        """Stores one verified record; returns the reject code, empty when it is held, and effects."""
+        try:
+            check_times(record, now_ms)
+        except RecordRejected as error:
+            return refused_as(error), []
+        code = b""
+        try:
+            self._check_near(record)
+            self._store.put(record, now_ms)
+        except RecordRejected as error:
+            code = refused_as(error)
+            if error.code != "QUOTA":
+                return code, []
+        effects: list[Effect] = [Saw(record)]
+        if not code:
+            effects += map(TellWatcher, self._watchers.stored(record, also, now_ms))
+        return code, effects
+
+    def _check_near(self, record: SignedRecord) -> None:
+        """A record is stored where readers look for it; three times k leaves room for other views."""
+        if record.author == self._table.own:
+            return
+        reach = 3 * self._table.k
+        if self._table.nearer_than_own(point_of_key(self._network, record.key)) >= reach:
+            raise RecordRejected("QUOTA", f"{reach} peers are nearer to the key")
+
+    def _me(self) -> PeerEntry:
+        return entry_of(self._table.own, self._addrs_of(self._table.own))
+
+    def _introduce(self, me: PeerEntry, sender: PeerId) -> list[Effect]:
+        return [Introduced(sender, me.multiaddrs)] if me.peer == sender else []
+
+    def _closer(self, point: int, sender: PeerId) -> list[PeerEntry]:
+        # Those that introduced themselves a moment ago too: of peers that join at once, the later
+        # must hear of the earlier. Whoever is told finds out for itself whether they answer.
+        known = {*self._table.closest(point, MAX_CLOSER + 1), *self._introduced} - {sender}
+        peers = heapq.nsmallest(MAX_CLOSER, known, key=lambda peer: (point_of_peer(peer) ^ point, peer))
+        return [entry_of(peer, self._addrs_of(peer)) for peer in peers]
+
+    def _get(self, query: GetRecords, sender: PeerId, now_ms: int) -> Found:
+        held = [record.raw for record in self._store.get(query.key, now_ms) if record.subkey > query.after]
+        records = fitting(held)
+        closer = self._closer(point_of_key(self._network, query.key), sender) if query.closer else []
+        return Found(records, closer, more=len(records) < len(held))
+
+    def _put(self, query: PutRecords, now_ms: int) -> Reply:
+        codes, effects = [], list[Effect]()
+        for raw in query.records:
+            try:
+                record = self._reader.read(raw)
+            except RecordRejected as error:
+                codes.append(refused_as(error))
+                continue
+            code, more = self.put(record, query.also, now_ms)
+            codes.append(code)
+            effects += more
+        return Reply(Taken(codes), effects)
+
+    def _watch(self, query: Watch, sender: PeerId, now_ms: int) -> Reply:
+        held = self._store.get(query.key, now_ms)
+        try:
+            news = self._watchers.subscribe(sender, query.key, held, query.fresh, now_ms)
+        except RecordRejected as error:
+            return Reply(Refusal(refused_as(error)))
+        now = fitting([record.raw for record in news])
+        later = news[len(now) :]
+        self._watchers.queue(sender, later)
+        return Reply(Found(now), [TellWatcher(sender)] if later else [])
+
+    def _receive(self, records: Sequence[bytes], now_ms: int) -> Reply:
+        unwatched: dict[bytes, None] = {}
+        effects: list[Effect] = []
+        for raw in records:
+            try:
+                record = self._reader.read(raw)
+                check_times(record, now_ms)
+            except RecordRejected:
+                continue  # the pusher cannot mend it, and the next one may be good
+            if self._watched(record.key):
+                effects.append(Saw(record))
+            else:
+                unwatched[record.key] = None
+        return Reply(Received(list(unwatched)), effects)

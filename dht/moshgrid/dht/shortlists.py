@@ -1,0 +1,103 @@
+"""Shortlists: which peers hold a key, remembered for half a minute so that a lookup is rarely needed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import trio
+
+from moshgrid.dht.asking import Asker
+from moshgrid.dht.joining import Joining
+from moshgrid.dht.keys import point_of_key, point_of_peer
+from moshgrid.dht.routing import RoutingTable
+from moshgrid.p2p.identity import PeerId
+
+__all__ = ["Shortlists"]
+
+_SECONDS = 30.0
+_MAX_KEPT = 4096
+
+
+@dataclass(slots=True)
+class _Shortlist:
+    point: int
+    peers: list[PeerId]
+    until: float
+
+
+class Shortlists:
+    """The ``k`` live peers nearest to a key, nearest first; this peer is not among them."""
+
+    def __init__(self, network: bytes, table: RoutingTable, asker: Asker, joining: Joining) -> None:
+        self._network = network
+        self._table = table
+        self._asker = asker
+        self._joining = joining
+        self._kept: dict[bytes, _Shortlist] = {}
+        self._finding: dict[bytes, trio.Event] = {}
+        asker.on_joined.append(self._joined)
+        asker.on_left.append(self._left)
+
+    def point(self, key: bytes) -> int:
+        """Where ``key`` lies."""
+        return point_of_key(self._network, key)
+
+    def known(self, key: bytes) -> list[PeerId] | None:
+        """The shortlist when it can be told without asking anybody, else None.
+
+        A table that is not full and has asked its neighbours knows the whole network.
+        """
+        if self._joining.ready.is_set() and len(self._table) < self._table.k:
+            return self._table.closest(self.point(key), self._table.k)
+        kept = self._kept.get(key)
+        if kept is None or kept.until <= trio.current_time():
+            return None
+        return list(kept.peers)
+
+    async def closest(self, key: bytes) -> list[PeerId]:
+        """The shortlist, by a lookup when none is known."""
+        while (known := self.known(key)) is None:
+            finding = self._finding.get(key)
+            if finding is not None:
+                await finding.wait()
+                continue
+            finding = self._finding[key] = trio.Event()
+            try:
+                done = await self._asker.find_closest(self.point(key))
+                self._keep(key, list(done.closest))
+                return list(done.closest)
+            finally:
+                del self._finding[key]
+                finding.set()
+        return known
+
+    def is_mine(self, key: bytes, others: list[PeerId]) -> bool:
+        """True when this peer is one of the ``k`` nearest to ``key`` too."""
+        if len(others) < self._table.k:
+            return True
+        point = self.point(key)
+        return self._table.own_point ^ point < point_of_peer(others[self._table.k - 1]) ^ point
+
+    def forget(self, key: bytes) -> None:
+        """The next caller looks afresh."""
+        self._kept.pop(key, None)
+
+    def _keep(self, key: bytes, peers: list[PeerId]) -> None:
+        self._kept.pop(key, None)
+        self._kept[key] = _Shortlist(self.point(key), peers, trio.current_time() + _SECONDS)
+        if len(self._kept) > _MAX_KEPT:
+            del self._kept[next(iter(self._kept))]
+
+    def _joined(self, peer: PeerId) -> None:
+        for kept in self._kept.values():
+            if peer not in kept.peers:
+                kept.peers.append(peer)
+                kept.peers.sort(key=lambda known: point_of_peer(known) ^ kept.point)
+                del kept.peers[self._table.k :]
+
+    def _left(self, peer: PeerId) -> None:
+        for key, kept in list(self._kept.items()):
+            if peer in kept.peers:
+                kept.peers.remove(peer)
+                if len(kept.peers) < self._table.k // 2:
+                    del self._kept[key]

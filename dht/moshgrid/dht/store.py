@@ -1,0 +1,190 @@
+"""What one peer holds for others: the newest record per key and subkey, within limits.
+
+Rules: a record replaces another by the order of ``record.supersedes`` alone, so the order of arrival
+does not matter; a seq below the highest one ever taken for its subkey is never served again, not after
+a deletion, an expiry or an eviction (the *floor*, kept until everything below it must have expired);
+envelopes are kept verbatim. Time is an argument.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import heapq
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import Enum
+
+from moshgrid.dht.limits import Limits
+from moshgrid.dht.record import MAX_TTL_MS, SignedRecord, check_times
+from moshgrid.p2p.errors import RecordRejected
+from moshgrid.p2p.identity import PeerId
+
+__all__ = ["Put", "RecordStore"]
+
+Slot = tuple[bytes, bytes]
+"""Key and subkey."""
+
+
+class Put(Enum):
+    """What a store did with a record that it did not refuse."""
+
+    STORED = "stored"
+    HELD = "held"
+    """The same bytes were there already."""
+    REPLACED_RIVAL = "replaced_rival"
+    """Stored, in place of another payload that the author signed under the same seq."""
+
+
+@dataclass(slots=True)
+class _Usage:
+    records: int = 0
+    size: int = 0
+
+
+class RecordStore:
+    """Holds verified records. ``own`` is exempt from the per-author quotas, ``secret`` orders evictions."""
+
+    def __init__(self, own: PeerId, limits: Limits | None = None, secret: bytes = b"") -> None:
+        self._own = own
+        self._limits = limits or Limits()
+        self._secret = secret
+        self._records: dict[bytes, dict[bytes, SignedRecord]] = {}
+        self._usage: dict[PeerId, _Usage] = {}
+        self._floors: dict[Slot, tuple[int, bytes]] = {}
+        self._expiries: list[tuple[int, Slot]] = []
+        self._lapses: list[tuple[int, Slot]] = []
+        self._ranks: list[tuple[bytes, Slot]] = []
+        self._count = 0
+        self.size = 0
+        """Bytes of the envelopes held."""
+
+    def __len__(self) -> int:
+        return self._count
+
+    def put(self, record: SignedRecord, now_ms: int) -> Put:
+        """Takes a record. Raises RecordRejected: the time codes, OLD_SEQ, EQUIVOCATION or QUOTA."""
+        check_times(record, now_ms)
+        self.expire(now_ms)
+        slot = (record.key, record.subkey)
+        held = self._held(slot)
+        if held is not None and held.payload_hash == record.payload_hash:
+            return Put.HELD
+        rival = self._check_floor(slot, record)
+        if slot not in self._floors and len(self._floors) >= self._limits.floors:
+            raise RecordRejected("QUOTA", "this storer remembers as many subkeys as it can")
+        self._check_quota(record, held)
+        if held is not None:
+            self._drop(slot)
+        self._make_room(record)
+        self._add(slot, record)
+        return Put.REPLACED_RIVAL if rival else Put.STORED
+
+    def get(self, key: bytes, now_ms: int) -> list[SignedRecord]:
+        """The live records of a key, tombstones too, by ascending subkey."""
+        self.expire(now_ms)
+        held = self._records.get(key, {})
+        return [held[subkey] for subkey in sorted(held)]
+
+    def find(self, key: bytes, subkey: bytes, now_ms: int) -> SignedRecord | None:
+        """The live record in one slot, or None."""
+        self.expire(now_ms)
+        return self._held((key, subkey))
+
+    def all_keys(self) -> Iterator[bytes]:
+        """The keys that have records; some may have expired since the last call that took a time."""
+        return iter(tuple(self._records))
+
+    def expire(self, now_ms: int) -> None:
+        """Forgets what has expired, and floors that can no longer matter."""
+        while self._expiries and self._expiries[0][0] <= now_ms:
+            _, slot = heapq.heappop(self._expiries)
+            held = self._held(slot)
+            if held is not None and held.expires <= now_ms:
+                self._drop(slot)
+        while self._lapses and self._lapses[0][0] <= now_ms:
+            _, slot = heapq.heappop(self._lapses)
+            floor = self._floors.get(slot)
+            if floor is not None and floor[0] + MAX_TTL_MS <= now_ms:
+                del self._floors[slot]
+
+    def _held(self, slot: Slot) -> SignedRecord | None:
+        return self._records.get(slot[0], {}).get(slot[1])
+
+    def _check_floor(self, slot: Slot, record: SignedRecord) -> bool:
+        """True when the record replaces a rival; raises when it is below the floor."""
+        floor = self._floors.get(slot)
+        if floor is None:
+            return False
+        seq, payload_hash = floor
+        if record.seq < seq:
+            raise RecordRejected("OLD_SEQ", f"seq {record.seq}, but {seq} was here")
+        if record.seq == seq and record.payload_hash > payload_hash:
+            raise RecordRejected("EQUIVOCATION", f"another payload was signed under seq {seq}")
+        return record.seq == seq and record.payload_hash < payload_hash
+
+    def _check_quota(self, record: SignedRecord, held: SignedRecord | None) -> None:
+        limits, mine = self._limits, record.author == self._own
+        if held is None and len(self._records.get(record.key, ())) >= limits.records_per_key and not mine:
+            raise RecordRejected("QUOTA", f"the key has {limits.records_per_key} records")
+        usage = self._usage.get(record.author, _Usage())
+        if held is None and usage.records >= limits.records_per_author and not mine:
+            raise RecordRejected("QUOTA", f"the author has {limits.records_per_author} records here")
+        size = usage.size + len(record.raw) - (len(held.raw) if held is not None else 0)
+        if size > limits.bytes_per_author and not mine:
+            raise RecordRejected("QUOTA", f"the author would have {size} bytes here")
+
+    def _make_room(self, record: SignedRecord) -> None:
+        """Evicts by a keyed hash, so that no author can aim; the new record competes too."""
+        if record.author == self._own:
+            return
+        rank = self._rank((record.key, record.subkey))
+        while self.size + len(record.raw) > self._limits.total_bytes:
+            if not self._ranks or self._ranks[0][0] >= rank:
+                raise RecordRejected("QUOTA", "this storer is full")
+            self._drop(heapq.heappop(self._ranks)[1])
+
+    def _rank(self, slot: Slot) -> bytes:
+        return hashlib.blake2b(slot[0] + b"\0" + slot[1], key=self._secret, digest_size=8).digest()
+
+    def _add(self, slot: Slot, record: SignedRecord) -> None:
+        self._records.setdefault(slot[0], {})[slot[1]] = record
+        usage = self._usage.setdefault(record.author, _Usage())
+        usage.records += 1
+        usage.size += len(record.raw)
+        self.size += len(record.raw)
+        self._count += 1
+        self._floors[slot] = (record.seq, record.payload_hash)
+        heapq.heappush(self._expiries, (record.expires, slot))
+        heapq.heappush(self._lapses, (record.seq + MAX_TTL_MS, slot))
+        if record.author != self._own:
+            heapq.heappush(self._ranks, (self._rank(slot), slot))
+        if len(self._expiries) > 64 + 2 * self._count or len(self._lapses) > 64 + 2 * len(self._floors):
+            self._rebuild_heaps()
+
+    def _drop(self, slot: Slot) -> None:
+        held = self._records.get(slot[0], {}).pop(slot[1], None)
+        if held is None:
+            return
+        if not self._records[slot[0]]:
+            del self._records[slot[0]]
+        usage = self._usage[held.author]
+        usage.records -= 1
+        usage.size -= len(held.raw)
+        self.size -= len(held.raw)
+        self._count -= 1
+        if not usage.records:
+            del self._usage[held.author]
+
+    def _rebuild_heaps(self) -> None:
+        """Heap entries of replaced records are dropped lazily; this bounds how many there are."""
+        held = [
+            ((record.key, record.subkey), record)
+            for records in self._records.values()
+            for record in records.values()
+        ]
+        self._expiries = [(record.expires, slot) for slot, record in held]
+        self._ranks = [(self._rank(slot), slot) for slot, record in held if record.author != self._own]
+        self._lapses = [(seq + MAX_TTL_MS, slot) for slot, (seq, _) in self._floors.items()]
+        heapq.heapify(self._expiries)
+        heapq.heapify(self._lapses)
+        heapq.heapify(self._ranks)

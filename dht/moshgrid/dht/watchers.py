@@ -1,0 +1,148 @@
+"""Who wants to hear of which keys, and what each still has to be told.
+
+A watcher's subscription lapses unless it renews. What waits for one watcher is kept once per slot, the
+newest only, so that a slow watcher costs no more than the keys it watches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from moshgrid.dht.keys import point_of_peer, point_prefix
+from moshgrid.dht.limits import Limits
+from moshgrid.dht.record import SignedRecord
+from moshgrid.dht.wire import batches
+from moshgrid.p2p.errors import RecordRejected
+from moshgrid.p2p.identity import PeerId
+
+__all__ = ["Watchers"]
+
+
+@dataclass(slots=True)
+class _Subscription:
+    until: int
+    told: dict[bytes, int] = field(default_factory=dict)
+    """By subkey, the highest seq that was sent, or is about to be."""
+
+
+@dataclass(slots=True)
+class _Watcher:
+    prefix: bytes
+    keys: dict[bytes, _Subscription] = field(default_factory=dict)
+    pending: dict[tuple[bytes, bytes], SignedRecord] = field(default_factory=dict)
+
+
+class Watchers:
+    """All subscriptions at this storer. Times are milliseconds of the wall clock."""
+
+    def __init__(self, limits: Limits | None = None) -> None:
+        self._limits = limits or Limits()
+        self._watchers: dict[PeerId, _Watcher] = {}
+        self._by_key: dict[bytes, dict[PeerId, _Subscription]] = {}
+
+    def subscribe(
+        self, peer: PeerId, key: bytes, held: Iterable[SignedRecord], fresh: bool, now_ms: int
+    ) -> list[SignedRecord]:
+        """Starts or renews a subscription; returns what of ``held`` the watcher was not told yet.
+
+        The records returned count as told. Raises RecordRejected QUOTA.
+        """
+        subscription = self._by_key.get(key, {}).get(peer)
+        if subscription is None:
+            subscription = self._add(peer, key, now_ms)
+        subscription.until = now_ms + round(self._limits.watch_seconds * 1000)
+        if fresh:
+            subscription.told.clear()
+        news = [record for record in held if subscription.told.get(record.subkey, 0) < record.seq]
+        subscription.told.update((record.subkey, record.seq) for record in news)
+        return news
+
+    def stored(self, record: SignedRecord, also: bytes, now_ms: int) -> list[PeerId]:
+        """A record was put here: returns the watchers that now have something to be told.
+
+        Not told are its author, who knows, and the peers whose point prefix is in ``also``: they get
+        it from its sender. If they do not, the sender says so by putting it again without them.
+        """
+        told = []
+        for peer, subscription in list(self._by_key.get(record.key, {}).items()):
+            if subscription.until <= now_ms:
+                self.unsubscribe(peer, record.key)
+            elif (
+                peer != record.author
+                and subscription.told.get(record.subkey, 0) < record.seq
+                and not _names(also, self._watchers[peer].prefix)
+            ):
+                self.queue(peer, [record])
+                told.append(peer)
+        return told
+
+    def queue(self, peer: PeerId, records: Iterable[SignedRecord]) -> None:
+        """Has ``records`` told to a watcher."""
+        watcher = self._watchers.get(peer)
+        for record in records:
+            if watcher is not None and (subscription := watcher.keys.get(record.key)) is not None:
+                subscription.told[record.subkey] = record.seq
+                watcher.pending[record.key, record.subkey] = record
+
+    def take(self, peer: PeerId, now_ms: int) -> list[bytes]:
+        """The envelopes for one push message to ``peer``; empty when nothing waits."""
+        watcher = self._watchers.get(peer)
+        if watcher is None:
+            return []
+        live = [record for record in watcher.pending.values() if record.expires > now_ms]
+        parts = batches(record.raw for record in live)
+        taken = parts[0] if parts else []
+        watcher.pending = {(record.key, record.subkey): record for record in live[len(taken) :]}
+        return taken
+
+    def unsubscribe(self, peer: PeerId, key: bytes) -> None:
+        """Ends one subscription."""
+        watcher = self._watchers.get(peer)
+        if watcher is None or watcher.keys.pop(key, None) is None:
+            return
+        del self._by_key[key][peer]
+        if not self._by_key[key]:
+            del self._by_key[key]
+        if not watcher.keys:
+            del self._watchers[peer]
+
+    def forget(self, peer: PeerId) -> None:
+        """Ends all subscriptions of a peer that is gone; it will renew them if it comes back."""
+        watcher = self._watchers.get(peer)
+        for key in list(watcher.keys) if watcher is not None else ():
+            self.unsubscribe(peer, key)
+
+    def _add(self, peer: PeerId, key: bytes, now_ms: int) -> _Subscription:
+        limits = self._limits
+        if len(self._by_key.get(key, ())) >= limits.watchers_per_key:
+            self._lapse(key, now_ms)
+        mine = self._watchers.get(peer)
+        if mine is not None and len(mine.keys) >= limits.keys_per_watcher:
+            for old in list(mine.keys):
+                self._lapse(old, now_ms)
+        total = sum(len(watcher.keys) for watcher in self._watchers.values())
+        if total >= limits.watchers:
+            for old in list(self._by_key):
+                self._lapse(old, now_ms)
+        mine = self._watchers.get(peer)
+        if (
+            len(self._by_key.get(key, ())) >= limits.watchers_per_key
+            or (mine is not None and len(mine.keys) >= limits.keys_per_watcher)
+            or sum(len(watcher.keys) for watcher in self._watchers.values()) >= limits.watchers
+        ):
+            raise RecordRejected("QUOTA", "too many watchers")
+        if mine is None:
+            mine = self._watchers[peer] = _Watcher(point_prefix(point_of_peer(peer)))
+        subscription = mine.keys[key] = _Subscription(now_ms)
+        self._by_key.setdefault(key, {})[peer] = subscription
+        return subscription
+
+    def _lapse(self, key: bytes, now_ms: int) -> None:
+        for peer, subscription in list(self._by_key.get(key, {}).items()):
+            if subscription.until <= now_ms:
+                self.unsubscribe(peer, key)
+
+
+def _names(also: bytes, prefix: bytes) -> bool:
+    return any(also[at : at + 4] == prefix for at in range(0, len(also), 4))

@@ -1,0 +1,91 @@
+"""Multiaddrs as text: what a peer can be dialled at, and a bounded book of what is known about whom."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+
+from multiaddr import Multiaddr
+from multiaddr.exceptions import Error as MultiaddrError
+from multiaddr.utils import get_network_addrs
+
+from moshgrid.p2p.errors import ConfigurationError
+from moshgrid.p2p.identity import PeerId, peer_id_to_bytes
+
+__all__ = ["MAX_ADDRS", "AddressBook", "expand_wildcard", "parse_listen", "split_addr"]
+
+MAX_ADDRS = 16
+_MAX_PEERS = 4096
+_MAX_CHARACTERS = 512
+_HOSTS = ("ip4", "ip6", "dns", "dns4", "dns6")
+_FORM = "/ip4/203.0.113.7/tcp/31337/p2p/12D3KooW… (also /ip6, /dns4, /dns6)"
+
+
+def split_addr(addr: str) -> tuple[Multiaddr, PeerId]:
+    """The transport part and the peer of a full multiaddr. Raises ValueError with a plain text."""
+    if len(addr) > _MAX_CHARACTERS:
+        raise ValueError(f"an address has at most {_MAX_CHARACTERS} characters")
+    try:
+        parsed = Multiaddr(addr)
+        names = [protocol.name for protocol in parsed.protocols()]
+    except (MultiaddrError, ValueError) as error:
+        raise ValueError(f"not a multiaddr ({error}); the form is {_FORM}") from error
+    if len(names) != 3 or names[0] not in _HOSTS or names[1:] != ["tcp", "p2p"]:
+        raise ValueError(f"not an address that can be dialled; the form is {_FORM}")
+    peer = PeerId(str(parsed.value_for_protocol("p2p")))
+    peer_id_to_bytes(peer)
+    return parsed.decapsulate(f"/p2p/{peer}"), peer
+
+
+def parse_listen(addr: str) -> Multiaddr:
+    """A listening address. Raises ConfigurationError."""
+    try:
+        parsed = Multiaddr(addr)
+        names = [protocol.name for protocol in parsed.protocols()]
+    except (MultiaddrError, ValueError) as error:
+        raise ConfigurationError(f"listen={addr!r} is not a multiaddr: {error}") from error
+    if len(names) != 2 or names[0] not in ("ip4", "ip6") or names[1] != "tcp":
+        raise ConfigurationError(
+            f"listen={addr!r} cannot be listened on; allowed are /ip4/…/tcp/PORT and /ip6/…/tcp/PORT, "
+            "for example /ip4/0.0.0.0/tcp/31337 (all interfaces) or /ip4/0.0.0.0/tcp/0 (any free port)"
+        )
+    return parsed
+
+
+def expand_wildcard(family: str, host: str) -> list[str]:
+    """The addresses behind ``0.0.0.0`` or ``::`` that others may use, the loopback one last."""
+    if host == "0.0.0.0":
+        return [*get_network_addrs(4), "127.0.0.1"]
+    if host == "::":
+        return [*get_network_addrs(6), "::1"]
+    return [host]
+
+
+class AddressBook:
+    """Known addresses of peers: at most 16 each, newest first, and only so many peers."""
+
+    def __init__(self, max_peers: int = _MAX_PEERS) -> None:
+        self._max_peers = max_peers
+        self._known: OrderedDict[PeerId, tuple[str, ...]] = OrderedDict()
+
+    def learn(self, peer: PeerId, addrs: Sequence[str]) -> None:
+        """Remembers those of ``addrs`` that are well formed and of this peer."""
+        fresh = [addr for addr in dict.fromkeys(addrs) if _is_of(peer, addr)][:MAX_ADDRS]
+        if not fresh:
+            return
+        old = [addr for addr in self._known.get(peer, ()) if addr not in fresh]
+        self._known[peer] = tuple([*fresh, *old][:MAX_ADDRS])
+        self._known.move_to_end(peer)
+        while len(self._known) > self._max_peers:
+            self._known.popitem(last=False)
+
+    def of(self, peer: PeerId) -> tuple[str, ...]:
+        """Full multiaddrs, newest first."""
+        return self._known.get(peer, ())
+
+
+def _is_of(peer: PeerId, addr: str) -> bool:
+    try:
+        return split_addr(addr)[1] == peer
+    except ValueError:
+        return False

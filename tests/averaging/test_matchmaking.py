@@ -1,0 +1,232 @@
+"""Matchmaking: each transition, and in simulation that groups agree and nobody is in two or stuck."""
+
+import random
+
+import pytest
+
+from moshgrid.averaging.matchmaking import (
+    Formed,
+    Matchmaking,
+    NoGroup,
+    PeerLost,
+    SeekerGone,
+    SeekerSeen,
+    Tell,
+    Told,
+)
+from moshgrid.averaging.topology import rank
+from moshgrid.averaging.wire import Accepted, Disbanded, Join, Leave, Offer, Refused
+from moshgrid.p2p.machine import DeadlinePassed
+from moshgrid.p2p.testing.simulation import Simulation
+
+OFFER = Offer(1.0, 0.0, bytes(32), "float16", True)
+OTHER_SCHEMA = Offer(1.0, 0.0, b"x" * 32, "float16", True)
+A, B, C, D = sorted("abcd", key=lambda peer: rank("0", 1, peer))  # A leads by rank
+
+
+def seek(me, **kw):
+    return Matchmaking(me, "0", 1, OFFER, kw.pop("size", 4), kw.pop("min_size", 2), 0.0, **kw)
+
+
+def join(offer=OFFER):
+    return Join("0", 1, offer)
+
+
+def test_a_member_asks_the_three_lowest_ranks_at_once():
+    machine = seek(D)
+    asked = [machine.handle(SeekerSeen(peer), 0.0) for peer in (C, B, A)]
+    assert asked == [[Tell(C, join())], [Tell(B, join())], [Tell(A, join())]]
+
+
+def test_a_leader_accepts_and_closes_when_full():
+    machine = seek(A, size=3)
+    assert machine.handle(Told(B, join()), 0.0) == [Tell(B, Accepted("0", 1))]
+    effects = machine.handle(Told(C, join()), 0.1)
+    assert effects == [Tell(C, Accepted("0", 1)), Formed(((A, OFFER), (B, OFFER), (C, OFFER)))]
+
+
+def test_a_leader_closes_after_a_short_silence_when_all_declared_have_come():
+    machine = seek(A, silence=0.1)
+    machine.handle(SeekerSeen(B), 0.0)
+    machine.handle(Told(B, join()), 1.0)
+    assert machine.deadline == pytest.approx(1.1)
+    assert machine.handle(DeadlinePassed(), 1.1) == [Formed(((A, OFFER), (B, OFFER)))]
+
+
+def test_a_leader_waits_for_who_is_declared_until_its_patience_is_over():
+    machine = seek(A, patience=3.0)
+    machine.handle(SeekerSeen(C), 0.0)
+    machine.handle(Told(B, join()), 0.5)
+    assert machine.handle(DeadlinePassed(), 1.0) == []
+    assert machine.handle(DeadlinePassed(), 3.0) == [Formed(((A, OFFER), (B, OFFER)))]
+
+
+def test_a_leader_does_not_wait_for_who_went_elsewhere():
+    machine = seek(A)
+    machine.handle(SeekerSeen(C), 0.0)
+    machine.handle(Told(B, join()), 0.5)
+    machine.handle(SeekerGone(C), 0.55)
+    assert machine.handle(DeadlinePassed(), machine.deadline) == [Formed(((A, OFFER), (B, OFFER)))]
+
+
+def test_a_leader_refuses_other_tensors_and_a_higher_rank():
+    machine = seek(B)
+    (refusal,) = machine.handle(Told(C, join(OTHER_SCHEMA)), 0.0)
+    assert "shape" in refusal.message.reason
+    effects = machine.handle(Told(A, join()), 0.0)
+    assert effects[0].message.reason.startswith("outranked")
+    assert effects[1] == Tell(A, join())
+
+
+def test_who_follows_sends_its_followers_on():
+    machine = seek(B)
+    machine.handle(Told(C, join()), 0.0)
+    machine.handle(SeekerSeen(A), 0.1)
+    effects = machine.handle(Told(A, Accepted("0", 1)), 0.2)
+    assert effects == [Tell(C, Disbanded("0", 1, A))]
+    assert machine.leader == A
+    (refusal,) = machine.handle(Told(D, join()), 0.3)
+    assert refusal.message.try_instead == A
+
+
+def test_a_follower_moves_to_a_lower_rank():
+    machine = seek(C)
+    machine.handle(SeekerSeen(B), 0.0)
+    machine.handle(Told(B, Accepted("0", 1)), 0.1)
+    machine.handle(SeekerSeen(A), 0.2)
+    assert machine.handle(Told(A, Accepted("0", 1)), 0.3) == [Tell(B, Leave("0", 1))]
+    assert machine.leader == A
+
+
+def test_an_acceptance_nobody_asked_for_is_declined():
+    assert seek(B).handle(Told(A, Accepted("0", 1)), 0.0) == [Tell(A, Leave("0", 1))]
+
+
+def test_a_lost_leader_is_replaced():
+    machine = seek(C)
+    machine.handle(SeekerSeen(A), 0.0)
+    machine.handle(Told(A, Accepted("0", 1)), 0.1)
+    machine.handle(SeekerSeen(B), 0.2)
+    effects = machine.handle(PeerLost(A), 0.3)
+    assert machine.leader is None
+    assert effects == [Tell(B, join())]
+
+
+def test_a_refusal_names_whom_to_ask_and_who_is_taken():
+    machine = seek(C)
+    machine.handle(SeekerSeen(B), 0.0)
+    assert machine.handle(Told(B, Refused("0", 1, "following", A, ())), 0.1) == [Tell(A, join())]
+    machine.handle(Told(A, Refused("0", 1, "full", "", (A, B))), 0.2)
+    machine.handle(Told(D, join()), 0.3)
+    assert machine.handle(DeadlinePassed(), machine.deadline) == [Formed(((C, OFFER), (D, OFFER)))]
+
+
+def test_a_leader_that_does_not_answer_is_passed_over():
+    machine = seek(B, patience=1.0)
+    machine.handle(SeekerSeen(A), 0.0)
+    machine.handle(Told(C, join()), 0.1)
+    assert machine.handle(DeadlinePassed(), 1.0) == [Formed(((B, OFFER), (C, OFFER)))]
+
+
+def test_alone_there_is_no_group():
+    machine = seek(A, patience=1.0)
+    assert machine.handle(DeadlinePassed(), 1.0) == [NoGroup("no other peer was looking for a group")]
+    assert machine.deadline is None
+
+
+def simulate(seed, peers, size, arrive_within, crashed=0.0):
+    """Everybody seeks under one key; returns the groups and who found none."""
+    sim = Simulation(seed, latency=(0.001, 0.05))
+    names = [f"p{i}" for i in range(peers)]
+    machines, groups, alone, wakes = {}, [], {}, {}
+    following = {}
+
+    def perform(me, effects):
+        for effect in effects:
+            if me in sim.dead:
+                return
+            match effect:
+                case Tell(peer, message):
+                    sim.send(me, peer, message, lambda p=peer, m=message: event(p, Told(me, m)))
+                case Formed(members):
+                    groups.append([peer for peer, _ in members])
+                    for peer, _ in members[1:]:
+                        sim.send(me, peer, "begin", lambda p=peer: begin(p, me))
+                case NoGroup(reason):
+                    alone[me] = reason
+        schedule(me)
+
+    def event(me, what):
+        if me in sim.dead:
+            return
+        if me not in machines:
+            early.setdefault(me, []).append(what)
+            return
+        perform(me, machines[me].handle(what, sim.now))
+
+    def begin(me, leader):
+        if machines[me].leader == leader and not machines[me].over:
+            machines[me].over = True
+            following[me] = leader
+
+    def schedule(me):
+        due = machines[me].deadline
+        if due is None or wakes.get(me) == due:
+            return
+        wakes[me] = due
+
+        def wake():
+            if wakes.get(me) == due and me not in sim.dead:
+                wakes.pop(me)
+                event(me, DeadlinePassed())
+                assert machines[me].deadline is None or machines[me].deadline > sim.now
+
+        sim.at(due, wake)
+
+    def arrive(me):
+        machines[me] = Matchmaking(me, "0", 1, OFFER, size, 2, sim.now)
+        for other in names:
+            sim.send("dht", other, f"{me} declared", lambda o=other: o != me and event(o, SeekerSeen(me)))
+        schedule(me)
+        for what in early.pop(me, []):
+            event(me, what)
+
+    early = {}
+    for name in names:
+        sim.at(sim.rng.uniform(0, arrive_within), lambda n=name: arrive(n))
+        if sim.rng.random() < crashed:
+            sim.at(sim.rng.uniform(0, arrive_within + 1), lambda n=name: crash(n))
+
+    def crash(me):
+        sim.crash(me)
+        for other in names:
+            sim.send(me, other, "lost", lambda o=other: event(o, PeerLost(me)))
+
+    sim.run(60)
+    return sim, machines, groups, alone, following
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_groups_agree_and_nobody_is_left_out(seed):
+    peers = random.Random(seed).randint(4, 24)
+    sim, machines, groups, alone, following = simulate(seed, peers, 4, arrive_within=0.5)
+    seated = [(leader[0], peer) for leader in groups for peer in leader[1:] if following.get(peer) == leader[0]]
+    leaders = [group[0] for group in groups]
+    assert len(set(leaders)) == len(leaders)
+    members = leaders + [peer for _, peer in seated]
+    assert len(set(members)) == len(members), "somebody is in two groups"
+    assert all(machine.over for machine in machines.values()), "somebody is stuck"
+    assert len(members) >= peers - 1  # one may be left over
+    assert all(len(group) <= 4 for group in groups)
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_crashes_leave_nobody_stuck(seed):
+    sim, machines, groups, alone, following = simulate(seed, 16, 4, arrive_within=0.5, crashed=0.25)
+    assert all(machine.over for peer, machine in machines.items() if peer not in sim.dead)
+
+
+def test_all_come_at_once_and_match_at_once():
+    sim, machines, groups, alone, following = simulate(1, 8, 8, arrive_within=0.001)
+    assert [len(group) for group in groups] == [8]
+    assert not alone
