@@ -166,7 +166,7 @@ def simulate(seed, peers, size, arrive_within, crashed=0.0):
 
     def begin(me, leader):
         if machines[me].leader == leader and not machines[me].over:
-            machines[me].over = True
+            machines[me].close([me, leader])
             following[me] = leader
 
     def schedule(me):

@@ -143,7 +143,7 @@ class Matchmaking:
     def handle(self, event: MatchEvent, now: float) -> list[MatchEffect]:
         """Takes one event and returns what is to be done, in order."""
         if self.over:
-            return []
+            return self._after_the_end(event)
         effects: list[MatchEffect] = []
         match event:
             case SeekerSeen(peer):
@@ -158,6 +158,20 @@ class Matchmaking:
             case DeadlinePassed():
                 pass
         return effects + self._advance(now)
+
+    def close(self, roster: Sequence[PeerId]) -> None:
+        """The leader began: this peer is in a group with ``roster``."""
+        self.over = True
+        self._taken = set(roster)
+
+    def _after_the_end(self, event: MatchEvent) -> list[MatchEffect]:
+        """Whoever still asks is told at once, so that it need not wait for an answer."""
+        match event:
+            case Told(peer, Join()):
+                return [self._refuse(peer, "not looking for a group any more", taken=sorted(self._taken))]
+            case Told(peer, Accepted()):
+                return [Tell(peer, Leave(self._key, self._round))]
+        return []
 
     # Messages --------------------------------------------------------------------------------------
 
@@ -239,14 +253,14 @@ class Matchmaking:
         impatient = self._patience_due is None
         quiet = self._everybody_is_here() and now >= self._last_news + self._silence
         if size >= self._size or (size >= self._min_size and (impatient or quiet)):
-            self.over = True
+            self.close([self._me, *self._followers])
             return [Formed(((self._me, self._offer), *self._followers.items()))]
         if impatient:
             return self._give_up()
         return []
 
     def _give_up(self) -> list[MatchEffect]:
-        self.over = True
+        self.close([self._me])
         effects: list[MatchEffect] = [
             Tell(peer, Disbanded(self._key, self._round, "")) for peer in self._followers
         ]

@@ -10,7 +10,7 @@ import trio
 from moshgrid.dht.lookup import Answered, Ask, Done, Effect, Event, Failed, Lookup
 from moshgrid.dht.routing import RoutingTable
 from moshgrid.dht.wire import KAD, Answer, FindNode, Found, PeerEntry, Ping, Pong, Query, Refusal, entry_of
-from moshgrid.p2p.errors import Closed, RemoteProtocolError, Unreachable
+from moshgrid.p2p.errors import MoshgridError, RemoteProtocolError, Unreachable
 from moshgrid.p2p.host import Host
 from moshgrid.p2p.identity import PeerId
 from moshgrid.p2p.machine import DeadlinePassed
@@ -62,12 +62,12 @@ class Asker:
                     answer = await self._host.requests.ask(peer, KAD, query, timeout)
             if answer is None:
                 raise Unreachable(peer, [(KAD.protocol, "the connection was lost")])
-        except Closed as error:
-            self._failed(peer)
-            raise Unreachable(peer, [(KAD.protocol, str(error))]) from error
         except (Unreachable, RemoteProtocolError):
             self._failed(peer)
             raise
+        except MoshgridError as error:  # closed, or not admitted: no answer for whatever reason
+            self._failed(peer)
+            raise Unreachable(peer, [(KAD.protocol, str(error))]) from error
         finally:
             self._forget_scope(peer, scope)
         if isinstance(answer, Refusal) and answer.code == b"WRONG_NETWORK":
@@ -195,7 +195,7 @@ class Asker:
 
     def _failed(self, peer: PeerId) -> None:
         was_live = self._table.is_live(peer)
-        successor = self._table.failed(peer)
+        successor = self._table.failed(peer, self._host.clock.now())
         if was_live:
             self._tell(self.on_left, peer)
         if successor is not None:

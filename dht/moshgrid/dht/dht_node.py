@@ -14,7 +14,7 @@ from moshgrid.dht.keeping import Keep
 from moshgrid.dht.limits import Limits
 from moshgrid.dht.pushing import Pushing
 from moshgrid.dht.reading import Reading
-from moshgrid.dht.record import Author, RecordReader, SignedRecord
+from moshgrid.dht.record import MAX_TTL_MS, Author, RecordReader, SignedRecord
 from moshgrid.dht.responder import Effect, Introduced, Responder, Saw, TellWatcher
 from moshgrid.dht.routing import RoutingTable
 from moshgrid.dht.shortlists import Shortlists
@@ -32,7 +32,8 @@ __all__ = ["DHTNode"]
 
 _LAYER = "dht"
 _JOIN_SECONDS = 10.0
-_DELETION_MS = 3_600_000
+_RETURN_SECONDS = 5.0
+_MIN_DELETION_MS = 30_000
 
 
 class DHTNode:
@@ -72,7 +73,11 @@ class DHTNode:
     @classmethod
     async def of(cls, host: Host, limits: Limits | None = None) -> DHTNode:
         """The node of ``host``: made, serving and joining when this is the first call."""
-        return cls._open_at(host) or await host.nursery.start(cls._run, host, limits)
+        node = cls._open_at(host)
+        if node is None:
+            started: DHTNode = await host.nursery.start(cls._run, host, limits)
+            return started
+        return node
 
     @classmethod
     def _open_at(cls, host: Host) -> DHTNode | None:
@@ -122,9 +127,10 @@ class DHTNode:
     async def delete(self, key: str, suffix: str = "") -> PutReport:
         """Takes this peer's record back: a tombstone replaces it until everybody has forgotten it."""
         raw_key, now_ms = encode_key(key), self.host.clock.wall_ms()
-        return await self._put(
-            self._author.sign(raw_key, b"", _DELETION_MS, now_ms, check_suffix(suffix), deleted=True)
-        )
+        held = self.store.find(raw_key, self._author.subkey(check_suffix(suffix)), now_ms)
+        # It has to outlive what it replaces, and no longer: tombstones count towards the quotas.
+        ttl_ms = max(held.expires - now_ms, _MIN_DELETION_MS) if held is not None else MAX_TTL_MS
+        return await self._put(self._author.sign(raw_key, b"", ttl_ms, now_ms, suffix, deleted=True))
 
     async def get(self, key: str, author: PeerId | None = None) -> Record | None:
         """The newest record under ``key``, of ``author`` when given; None when there is none.
@@ -141,7 +147,9 @@ class DHTNode:
         await self._reach()
         merged, answers = await self._reading.get(raw_key)
         if not answers and self.host.bootstrap:
-            raise self._joining.unreachable()
+            if not await self._joining.in_company(_RETURN_SECONDS):
+                raise self._joining.unreachable()
+            merged, answers = await self._reading.get(raw_key)
         views: dict[str, Record] = {}
         for record in merged.values():
             self._author.saw(record)

@@ -32,6 +32,8 @@ class Joining:
         """Set when the peers near this one have been asked, or there is nobody to join."""
         if not host.bootstrap:
             self.ready.set()
+        self._company = trio.Event()
+        asker.on_joined.append(lambda peer: self._company.set())
         asker.on_left.append(self._left)
 
     async def run(self) -> None:
@@ -40,6 +42,12 @@ class Joining:
             nursery.start_soon(self._look_around)
             if self._host.bootstrap:
                 await self._keep_bootstrapped()
+
+    async def in_company(self, timeout: float) -> bool:
+        """True when there is a live peer, or one comes within ``timeout`` seconds."""
+        with trio.move_on_after(timeout):
+            await self._company.wait()
+        return len(self._table) > 0
 
     def unreachable(self) -> Unreachable:
         """Why nobody could be joined."""
@@ -94,3 +102,4 @@ class Joining:
     def _left(self, peer: PeerId) -> None:
         if not len(self._table):
             self._alone.set()
+            self._company = trio.Event()

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 from moshgrid.dht.writing import PutReport
-from moshgrid.p2p.errors import Closed, Unreachable
+from moshgrid.p2p.errors import Closed, RecordRejected, Unreachable
 
 if TYPE_CHECKING:
     from moshgrid.dht.dht_node import DHTNode
@@ -42,7 +42,7 @@ class Keep:
                     continue  # an update came in between
                 try:
                     await self.update(self._value)
-                except Unreachable as error:
+                except (Unreachable, RecordRejected) as error:
                     _log.warning("%s could not be refreshed, will try again: %s", self._key, error)
                 self._first.set()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import trio
 
 from moshgrid.dht.asking import Asker
+from moshgrid.dht.record import SignedRecord
 from moshgrid.dht.watchers import Watchers
 from moshgrid.dht.wire import Push, Received
 from moshgrid.p2p.errors import RemoteProtocolError, Unreachable
@@ -26,10 +27,10 @@ class Pushing:
         self._asker = asker
         self._nursery = nursery
         self._busy: set[PeerId] = set()
-        asker.on_left.append(watchers.forget)
+        asker.on_joined.append(self.kick)
 
     def kick(self, peer: PeerId) -> None:
-        """Something waits for ``peer``."""
+        """Something may wait for ``peer``."""
         if peer not in self._busy:
             self._busy.add(peer)
             self._nursery.start_soon(self._push, peer)
@@ -38,10 +39,18 @@ class Pushing:
         # What comes while a message is under way waits and goes together in the next one.
         try:
             while records := self._watchers.take(peer, self._host.clock.wall_ms()):
-                answer = await self._asker.ask(peer, Push(self._network, records))
-                for key in answer.unwatched if isinstance(answer, Received) else ():
-                    self._watchers.unsubscribe(peer, key)
-        except (Unreachable, RemoteProtocolError):
-            self._watchers.forget(peer)
+                if not await self._deliver(peer, records):
+                    # It waits until the peer is heard of again, or its subscription lapses.
+                    self._watchers.put_back(peer, records)
+                    return
         finally:
             self._busy.discard(peer)
+
+    async def _deliver(self, peer: PeerId, records: list[SignedRecord]) -> bool:
+        try:
+            answer = await self._asker.ask(peer, Push(self._network, [record.raw for record in records]))
+        except (Unreachable, RemoteProtocolError):
+            return False
+        for key in answer.unwatched if isinstance(answer, Received) else ():
+            self._watchers.unsubscribe(peer, key)
+        return True

@@ -19,6 +19,7 @@ __all__ = ["Change", "RoutingTable"]
 
 _FRESH_SECONDS = 60.0
 _MAX_FAILURES = 5
+_ONE_FAILURE_SECONDS = 0.3
 
 
 @dataclass(slots=True)
@@ -27,6 +28,7 @@ class _Contact:
     point: int
     answered_at: float
     failures: int = 0
+    failed_at: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,14 +80,18 @@ class RoutingTable:
         bucket[peer] = contact  # last: most recently heard of
         return Change(joined)
 
-    def failed(self, peer: PeerId) -> PeerId | None:
-        """``peer`` did not answer, or its last connection was lost; returns who took its place."""
+    def failed(self, peer: PeerId, now: float) -> PeerId | None:
+        """``peer`` did not answer, or its last connection was lost; returns who took its place.
+
+        Several questions that fail together are one failure.
+        """
         bucket, waiting = self._places(peer)
         waiting.pop(peer, None)
         contact = bucket.get(peer)
-        if contact is None:
+        if contact is None or (contact.failures and now - contact.failed_at < _ONE_FAILURE_SECONDS):
             return None
         contact.failures += 1
+        contact.failed_at = now
         if waiting:
             del bucket[peer]
             newest, successor = waiting.popitem()

@@ -64,7 +64,8 @@ class Shortlists:
             finding = self._finding[key] = trio.Event()
             try:
                 done = await self._asker.find_closest(self.point(key))
-                self._keep(key, list(done.closest))
+                if done.closest and done.complete:
+                    self._keep(key, list(done.closest))
                 return list(done.closest)
             finally:
                 del self._finding[key]

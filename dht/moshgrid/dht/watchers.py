@@ -18,6 +18,8 @@ from moshgrid.p2p.identity import PeerId
 
 __all__ = ["Watchers"]
 
+_SWEEP_MS = 10_000
+
 
 @dataclass(slots=True)
 class _Subscription:
@@ -40,6 +42,8 @@ class Watchers:
         self._limits = limits or Limits()
         self._watchers: dict[PeerId, _Watcher] = {}
         self._by_key: dict[bytes, dict[PeerId, _Subscription]] = {}
+        self._count = 0
+        self._sweep_at = 0
 
     def subscribe(
         self, peer: PeerId, key: bytes, held: Iterable[SignedRecord], fresh: bool, now_ms: int
@@ -85,63 +89,62 @@ class Watchers:
                 subscription.told[record.subkey] = record.seq
                 watcher.pending[record.key, record.subkey] = record
 
-    def take(self, peer: PeerId, now_ms: int) -> list[bytes]:
-        """The envelopes for one push message to ``peer``; empty when nothing waits."""
+    def take(self, peer: PeerId, now_ms: int) -> list[SignedRecord]:
+        """The records for one push message to ``peer``; empty when nothing waits."""
         watcher = self._watchers.get(peer)
         if watcher is None:
             return []
         live = [record for record in watcher.pending.values() if record.expires > now_ms]
         parts = batches(record.raw for record in live)
-        taken = parts[0] if parts else []
+        taken = live[: len(parts[0])] if parts else []
         watcher.pending = {(record.key, record.subkey): record for record in live[len(taken) :]}
         return taken
+
+    def put_back(self, peer: PeerId, records: Iterable[SignedRecord]) -> None:
+        """What was taken did not arrive: it waits again, unless something newer does."""
+        watcher = self._watchers.get(peer)
+        for record in records:
+            if watcher is not None and record.key in watcher.keys:
+                watcher.pending.setdefault((record.key, record.subkey), record)
 
     def unsubscribe(self, peer: PeerId, key: bytes) -> None:
         """Ends one subscription."""
         watcher = self._watchers.get(peer)
         if watcher is None or watcher.keys.pop(key, None) is None:
             return
+        self._count -= 1
         del self._by_key[key][peer]
         if not self._by_key[key]:
             del self._by_key[key]
         if not watcher.keys:
             del self._watchers[peer]
 
-    def forget(self, peer: PeerId) -> None:
-        """Ends all subscriptions of a peer that is gone; it will renew them if it comes back."""
-        watcher = self._watchers.get(peer)
-        for key in list(watcher.keys) if watcher is not None else ():
-            self.unsubscribe(peer, key)
-
     def _add(self, peer: PeerId, key: bytes, now_ms: int) -> _Subscription:
-        limits = self._limits
-        if len(self._by_key.get(key, ())) >= limits.watchers_per_key:
-            self._lapse(key, now_ms)
-        mine = self._watchers.get(peer)
-        if mine is not None and len(mine.keys) >= limits.keys_per_watcher:
-            for old in list(mine.keys):
-                self._lapse(old, now_ms)
-        total = sum(len(watcher.keys) for watcher in self._watchers.values())
-        if total >= limits.watchers:
-            for old in list(self._by_key):
-                self._lapse(old, now_ms)
-        mine = self._watchers.get(peer)
-        if (
-            len(self._by_key.get(key, ())) >= limits.watchers_per_key
-            or (mine is not None and len(mine.keys) >= limits.keys_per_watcher)
-            or sum(len(watcher.keys) for watcher in self._watchers.values()) >= limits.watchers
-        ):
+        if now_ms >= self._sweep_at or self._full(peer, key):
+            self._sweep(now_ms)
+        if self._full(peer, key):
             raise RecordRejected("QUOTA", "too many watchers")
-        if mine is None:
-            mine = self._watchers[peer] = _Watcher(point_prefix(point_of_peer(peer)))
-        subscription = mine.keys[key] = _Subscription(now_ms)
+        watcher = self._watchers.setdefault(peer, _Watcher(point_prefix(point_of_peer(peer))))
+        subscription = watcher.keys[key] = _Subscription(now_ms)
         self._by_key.setdefault(key, {})[peer] = subscription
+        self._count += 1
         return subscription
 
-    def _lapse(self, key: bytes, now_ms: int) -> None:
-        for peer, subscription in list(self._by_key.get(key, {}).items()):
-            if subscription.until <= now_ms:
-                self.unsubscribe(peer, key)
+    def _full(self, peer: PeerId, key: bytes) -> bool:
+        watcher = self._watchers.get(peer)
+        return (
+            len(self._by_key.get(key, ())) >= self._limits.watchers_per_key
+            or (watcher is not None and len(watcher.keys) >= self._limits.keys_per_watcher)
+            or self._count >= self._limits.watchers
+        )
+
+    def _sweep(self, now_ms: int) -> None:
+        """Ends the subscriptions that lapsed."""
+        self._sweep_at = now_ms + _SWEEP_MS
+        for key, subscriptions in list(self._by_key.items()):
+            for peer, subscription in list(subscriptions.items()):
+                if subscription.until <= now_ms:
+                    self.unsubscribe(peer, key)
 
 
 def _names(also: bytes, prefix: bytes) -> bool:

@@ -97,9 +97,10 @@ class Writing:
         mine = self._shortlists.is_mine(record.key, others)
         targets = others[: self._table.k - mine]
         held = before.stored_at if before is not None else [self._host.peer_id] * mine
-        targets = [peer for peer in targets if peer not in held]
+        refused = before.refused if before is not None else {}
+        targets = [peer for peer in targets if peer not in held and peer not in refused]
         also = _prefixes(targets)
-        progress = _Progress(min(_ENOUGH, len(targets) + len(held)), len(targets), list(held))
+        progress = _Progress(min(_ENOUGH, len(targets) + len(held)), len(targets), list(held), dict(refused))
         for watcher in self._watchers.stored(record, also, self._host.clock.wall_ms()):
             self._pushing.kick(watcher)
         for peer in targets:

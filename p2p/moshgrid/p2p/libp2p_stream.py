@@ -34,14 +34,11 @@ class Libp2pStream:
         await trio.lowlevel.checkpoint()
         if self._ended_here and self._gone is None:
             raise LocalProtocolError("send after close_write")
-        with memoryview(data) as whole, whole.cast("B") as view:
-            at = 0
-            while at < len(view):
-                self._check()
-                sent = await self._conn.write_some(self._muxed, view[at:])
-                if not sent:
-                    raise self._reset_error("the peer reset the stream")
-                at += sent
+        view = memoryview(data).cast("B")
+        at = 0
+        while at < len(view):
+            self._check()
+            at += await self._conn.write_some(self._muxed, view[at:])
 
     async def receive(self, max_bytes: int = 65536) -> bytes:
         """What has arrived, or ``b""`` after the peer's clean end."""
@@ -63,7 +60,6 @@ class Libp2pStream:
                 raise self._reset_error("the peer reset the stream")
             if muxed.recv_closed:
                 self._clean_end = True
-                await self._free_if_over()
                 return b""
             event = conn.stream_events.get(muxed.stream_id)
             if event is None:
@@ -84,35 +80,55 @@ class Libp2pStream:
     async def close(self) -> None:
         """Ends both directions in good order.
 
-        What the peer still sends is read and dropped, at most for some seconds: a stream that was
-        left half open would keep its place on the connection and hold up the peer's sending.
+        What the peer still sends is read and dropped in the background, at most for some seconds: a
+        stream left half open would hold up the peer's sending and keep its place on the connection.
         """
-        with trio.CancelScope(shield=True, deadline=trio.current_time() + _LINGER_SECONDS):
-            try:
-                await self.close_write()
-                while await self.receive():
-                    pass
-            except StreamReset:
-                pass
-        await self.reset()
+        if self._gone is not None or self._conn.over.is_set() or self._muxed.reset_received:
+            self._gone = self._gone or "the stream is over"
+            return
+        ended_there = self._muxed.recv_closed
+        await self.close_write()
+        self._gone = "closed here"
+        if ended_there:
+            await self._free()
+        else:
+            self._conn.run_soon(self._linger)
+
+    async def _linger(self) -> None:
+        muxed, conn = self._muxed, self._conn
+        with trio.move_on_after(_LINGER_SECONDS):
+            while not (muxed.recv_closed or muxed.reset_received or conn.over.is_set()):
+                event = conn.stream_events.get(muxed.stream_id)
+                if muxed.take(1 << 20):
+                    continue
+                if event is None:
+                    return
+                await event.wait()
+                if conn.stream_events.get(muxed.stream_id) is event:
+                    conn.stream_events[muxed.stream_id] = trio.Event()
+        if muxed.recv_closed:
+            await self._free()
+        elif not conn.over.is_set():
+            await muxed.reset()
 
     async def reset(self) -> None:
-        """Aborts both directions; does nothing to a stream that has ended on both sides."""
+        """Aborts both directions; does nothing to a stream that was closed or reset."""
         if self._gone is not None:
             return
-        ended = self._ended_here and self._clean_end
-        self._gone = "closed here"
+        self._gone = "reset here"
         self._muxed.news.set()
-        with trio.CancelScope(shield=True):
-            if not ended and not self._conn.over.is_set():
-                await self._muxed.reset()
-            if (event := self._conn.stream_events.get(self._muxed.stream_id)) is not None:
-                event.set()
-
-    async def _free_if_over(self) -> None:
-        if self._ended_here:
+        event = self._conn.stream_events.get(self._muxed.stream_id)
+        if not self._conn.over.is_set():
             with trio.CancelScope(shield=True):
-                await self._conn._finalize_stream(self._muxed, fully_closed=True)
+                await self._muxed.reset()
+        if event is not None:
+            event.set()
+
+    async def _free(self) -> None:
+        # Nobody reads what is left: without it the stock code lets go of the stream at once.
+        self._conn.stream_buffers.pop(self._muxed.stream_id, None)
+        with trio.CancelScope(shield=True):
+            await self._conn._finalize_stream(self._muxed, fully_closed=True)
 
     def _check(self) -> None:
         if self._gone is not None:

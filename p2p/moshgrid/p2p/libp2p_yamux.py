@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import struct
 from collections import deque
+from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
 import trio
@@ -137,12 +138,15 @@ class YamuxConnection(stock.Yamux):  # type: ignore[misc]
             self._end()
             return
         self._frames.append(frame)
+        if self._idle.is_set():
+            self._idle = trio.Event()
         self._queued.set()
 
     async def write_some(self, stream: YamuxStream, data: memoryview) -> int:
         """Queues a first part of ``data`` as soon as the window and the socket take it.
 
-        Returns its length, or 0 when the stream or connection is over. Cancelling is safe.
+        Returns its length; 0 is for the caller to look again whether the stream still lives. Cancelling
+        is safe.
         """
         while True:
             while stream.send_window <= 0 and not self._is_dead(stream):
@@ -175,7 +179,6 @@ class YamuxConnection(stock.Yamux):  # type: ignore[misc]
                     self._queued = trio.Event()
                     self._idle.set()
                     await self._queued.wait()
-                self._idle = trio.Event()
                 batch = b"".join(self._frames)
                 self._frames.clear()
                 self._data_queued = False
@@ -195,20 +198,18 @@ class YamuxConnection(stock.Yamux):  # type: ignore[misc]
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._write_loop)
-                nursery.start_soon(self._close_when_over)
+                nursery.start_soon(self._stop_when_over, nursery.cancel_scope)
                 await super().start()
                 self._end()
         except Exception:  # the root of this connection's task: it ends, the node does not
             _log.exception("%s: the connection failed", self.peer)
         finally:
-            self._end()
-            await self._close_socket()
-
-    async def _close_when_over(self) -> None:
-        # Closing the socket is what ends the stock reading loop.
-        await self.over.wait()
-        with trio.move_on_after(_GOODBYE_SECONDS):
             await self._cleanup_on_error()
+            self.event_started.set()  # whoever waits for the start must not wait for ever
+
+    async def _stop_when_over(self, scope: trio.CancelScope) -> None:
+        await self.over.wait()
+        scope.cancel()
 
     async def _measure_rtt_loop(self) -> None:
         while not self.over.is_set():
@@ -223,6 +224,11 @@ class YamuxConnection(stock.Yamux):  # type: ignore[misc]
                 self._end()
             with trio.move_on_after(_PING_SECONDS):
                 await self.over.wait()
+
+    def run_soon(self, fn: Callable[[], Awaitable[None]]) -> None:
+        """Runs ``fn`` in a task that ends with the connection."""
+        if self._nursery is not None and not self.over.is_set():
+            self._nursery.start_soon(fn)
 
     async def open_stream(self) -> YamuxStream:
         """A new stream; 256 of ours at once."""
@@ -251,7 +257,8 @@ class YamuxConnection(stock.Yamux):  # type: ignore[misc]
         self._end()
         if not self._cleaned:
             self._cleaned = True
-            await super()._cleanup_on_error()
+            with trio.CancelScope(shield=True):  # closes the socket and takes the connection off the books
+                await super()._cleanup_on_error()
 
     def _end(self) -> None:
         if self.over.is_set():
@@ -269,13 +276,6 @@ class YamuxConnection(stock.Yamux):  # type: ignore[misc]
         self._taken.set()
         self._idle.set()
         self._watcher.connection_ended(self)
-
-    async def _close_socket(self) -> None:
-        with trio.CancelScope(shield=True, deadline=trio.current_time() + _GOODBYE_SECONDS):
-            try:
-                await self.secured_conn.close()
-            except (IOException, RawConnError, OSError) as error:
-                _log.debug("%s: closing the socket: %r", self.peer, error)
 
 
 async def _nothing() -> None:

@@ -13,6 +13,7 @@ from typing import Any, TextIO
 import numpy as np
 import numpy.typing as npt
 
+from moshgrid.dht import DHT
 from moshgrid.p2p import Node
 from moshgrid.p2p.errors import MoshgridError
 from moshgrid.swarm.demo.chronicle import Chronicle, Kill, LateJoin
@@ -60,7 +61,7 @@ class Conductor:
             crew.on_holding(lambda number, message: self._kill(crew, number, message))
             for number in range(1, self.settings.peers + 1):
                 crew.start(number)
-            with Node(listen=["/ip4/127.0.0.1/tcp/0"], network=self.network) as node:
+            with Node(listen=["/ip4/127.0.0.1/tcp/0"], network=self.network) as node, DHT(node):
                 self._hand_out(crew, node.addrs)
                 self._until(crew, self._all_ready, _START_SECONDS)
                 self._view.note("all are ready: training begins")

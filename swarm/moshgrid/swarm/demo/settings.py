@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
 from moshgrid.p2p.errors import ConfigurationError
 
-__all__ = ["GROUP_SIZE", "DemoSettings"]
+__all__ = ["GROUP_SIZE", "PEERS", "ROUNDS", "SEEDS", "DemoSettings"]
 
 GROUP_SIZE = 4
 PEERS = range(4, 33)
@@ -40,6 +41,9 @@ class DemoSettings:
             raise ConfigurationError(f"--codec must be one of {', '.join(self.codecs)}, not {self.codec!r}")
         if self.out.exists() and not self.out.is_dir():
             raise ConfigurationError(f"--out must be a folder or a new name, and {self.out} is a file")
+        nearest = next(folder for folder in (self.out, *self.out.absolute().parents) if folder.exists())
+        if not os.access(nearest, os.W_OK):
+            raise ConfigurationError(f"--out must be in a folder that can be written, and {nearest} cannot")
 
     @property
     def most_kills(self) -> int:

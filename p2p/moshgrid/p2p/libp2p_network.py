@@ -1,0 +1,327 @@
+"""The ``Network`` over py-libp2p: TCP, Noise, yamux; what goes wrong below comes out as our errors."""
+
+from __future__ import annotations
+
+import logging
+import socket
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import trio
+from libp2p.exceptions import BaseLibp2pError
+from libp2p.network.stream.net_stream import NetStream
+from libp2p.peer.id import ID
+from libp2p.stream_muxer.exceptions import MuxedStreamError
+from multiaddr import Multiaddr
+
+from moshgrid.p2p.addresses import AddressBook, expand_wildcard, parse_listen, split_addr
+from moshgrid.p2p.errors import (
+    Closed,
+    ConfigurationError,
+    RemoteProtocolError,
+    StreamReset,
+    Unreachable,
+)
+from moshgrid.p2p.identity import Identity, PeerId
+from moshgrid.p2p.libp2p_failures import explain_failure
+from moshgrid.p2p.libp2p_negotiation import accept_protocol, propose_protocol
+from moshgrid.p2p.libp2p_stream import Libp2pStream
+from moshgrid.p2p.libp2p_swarm import QuietHost, make_host
+from moshgrid.p2p.libp2p_yamux import YamuxConnection, YamuxStream
+from moshgrid.p2p.network import Network, Stream, StreamHandler
+from moshgrid.p2p.serving import serve_stream
+
+__all__ = ["open_libp2p_network"]
+
+_log = logging.getLogger("moshgrid.p2p")
+
+_DIAL_SECONDS = 10.0
+_OPEN_SECONDS = 10.0
+_CLOSE_SECONDS = 2.0
+_MAX_INBOUND_STREAMS = 256
+
+
+@asynccontextmanager
+async def open_libp2p_network(
+    identity: Identity, listen: Sequence[str] = ("/ip4/127.0.0.1/tcp/0",)
+) -> AsyncIterator[Network]:
+    """A network that lives as long as the context. Raises ConfigurationError for bad ``listen``."""
+    listen_addrs = [parse_listen(addr) for addr in listen]
+    for addr in listen_addrs:
+        _check_free(addr)
+    quiet = logging.getLogger("libp2p")
+    if quiet.level == logging.NOTSET:
+        quiet.setLevel(logging.CRITICAL)  # it warns of every peer that leaves; ours says what matters
+    network = Libp2pNetwork(identity)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(network.run, listen_addrs)
+        try:
+            yield network
+        finally:
+            with trio.CancelScope(shield=True, deadline=trio.current_time() + _CLOSE_SECONDS):
+                await network.say_goodbye()
+            nursery.cancel_scope.cancel()
+
+
+class Libp2pNetwork:
+    """See ``Network``."""
+
+    def __init__(self, identity: Identity) -> None:
+        self._peer_id = identity.peer_id
+        self._host: QuietHost = make_host(identity, self)
+        self._swarm: Any = self._host.get_network()
+        self._swarm.set_stream_handler(self._inbound)
+        self._addrs: tuple[str, ...] = ()
+        self._book = AddressBook()
+        self._handlers: dict[str, StreamHandler] = {}
+        self._connections: dict[PeerId, list[YamuxConnection]] = {}
+        self._inbound_streams: dict[YamuxConnection, int] = {}
+        self._dialling: dict[PeerId, trio.Lock] = {}
+        self._listeners: dict[object, Callable[[PeerId], None]] = {}
+        self._closed: str | None = None
+
+    async def run(
+        self, listen: Sequence[Multiaddr], task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        """Runs the host; whatever escapes from it ends this network and nothing else."""
+        started = False
+        try:
+            async with self._host.run(listen):
+                self._addrs = tuple(self._listening(listen))
+                task_status.started()
+                started = True
+                await trio.sleep_forever()
+        except Exception:  # the root of the transport's tasks
+            if not started:
+                raise
+            _log.exception("%s: the transport failed; this peer is off the network", self._peer_id)
+        finally:
+            self._shut("the network is closed")
+
+    def _listening(self, listen: Sequence[Multiaddr]) -> list[str]:
+        found = []
+        for asked in listen:
+            listener = self._swarm.listeners.get(str(asked))
+            if listener is None:
+                raise ConfigurationError(f"cannot listen on {asked}: the address is not this computer's")
+            for addr in listener.get_addrs():
+                (family, host), (_, port) = addr.items()
+                for usable in expand_wildcard(family.name, host):
+                    found.append(f"/{family.name}/{usable}/tcp/{port}/p2p/{self._peer_id}")
+        return list(dict.fromkeys(found))
+
+    async def say_goodbye(self) -> None:
+        """Ends every connection in good order."""
+        self._shut("the network is closed", keep=True)
+        async with trio.open_nursery() as nursery:
+            for connections in list(self._connections.values()):
+                for connection in list(connections):
+                    nursery.start_soon(connection.close)
+
+    def _shut(self, reason: str, *, keep: bool = False) -> None:
+        self._closed = self._closed or reason
+        self._listeners.clear()
+        if not keep:
+            self._connections.clear()
+
+    # Who we are and whom we know.
+
+    @property
+    def peer_id(self) -> PeerId:
+        """This peer."""
+        return self._peer_id
+
+    @property
+    def addrs(self) -> tuple[str, ...]:
+        """Where others can dial this peer."""
+        return self._addrs
+
+    def learn_addrs(self, peer: PeerId, addrs: Sequence[str]) -> None:
+        """Remembers well-formed addresses of ``peer``."""
+        self._book.learn(peer, addrs)
+
+    def addrs_of(self, peer: PeerId) -> tuple[str, ...]:
+        """Addresses known for a peer."""
+        return self._book.of(peer)
+
+    def connected(self) -> frozenset[PeerId]:
+        """Peers with a live connection."""
+        return frozenset(self._connections)
+
+    def on_lost(self, listener: Callable[[PeerId], None]) -> Callable[[], None]:
+        """Calls ``listener`` when the last connection to a peer ends."""
+        key = object()
+        self._listeners[key] = listener
+
+        def take_off() -> None:
+            self._listeners.pop(key, None)
+
+        return take_off
+
+    def connection_began(self, connection: YamuxConnection) -> None:
+        """A connection was authenticated."""
+        self._connections.setdefault(connection.peer, []).append(connection)
+
+    def connection_ended(self, connection: YamuxConnection) -> None:
+        """A connection is gone."""
+        live = self._connections.get(connection.peer, [])
+        if connection not in live:
+            return
+        live.remove(connection)
+        if live:
+            return
+        del self._connections[connection.peer]
+        for listener in list(self._listeners.values()):
+            listener(connection.peer)
+
+    # Dialling.
+
+    async def dial(self, addr: str) -> PeerId:
+        """Connects to a full multiaddr."""
+        self._check_open()
+        try:
+            target, peer = split_addr(addr)
+        except ValueError as error:
+            raise Unreachable(addr[:100], [(addr[:100], str(error))]) from None
+        async with self._one_dial_at_a_time(peer):
+            if peer not in self._connections and (failure := await self._try(target, peer)):
+                raise Unreachable(peer, [(addr, failure)])
+        self._book.learn(peer, [addr])
+        return peer
+
+    async def _dial_known(self, peer: PeerId) -> None:
+        async with self._one_dial_at_a_time(peer):
+            attempts: list[tuple[str, str]] = []
+            for addr in self._book.of(peer):
+                if peer in self._connections:
+                    return
+                failure = await self._try(split_addr(addr)[0], peer)
+                if failure is None:
+                    self._book.learn(peer, [addr])
+                    return
+                attempts.append((addr, failure))
+            if peer not in self._connections:
+                raise Unreachable(peer, attempts or [("no address", "none is known for this peer")])
+
+    @asynccontextmanager
+    async def _one_dial_at_a_time(self, peer: PeerId) -> AsyncIterator[None]:
+        lock = self._dialling.setdefault(peer, trio.Lock())
+        try:
+            async with lock:
+                yield
+        finally:
+            if not lock.statistics().tasks_waiting:
+                self._dialling.pop(peer, None)
+
+    async def _try(self, target: Multiaddr, peer: PeerId) -> str | None:
+        """Dials one address; None when it worked, else what happened."""
+        if peer == self._peer_id:
+            return "is this peer itself"
+        with trio.move_on_after(_DIAL_SECONDS):
+            try:
+                await self._swarm.dial_addr(target, ID.from_base58(peer))
+            except (BaseLibp2pError, OSError) as error:
+                return explain_failure(error, peer)
+            self._check_open()
+            return None if peer in self._connections else "connected, and was lost at once"
+        return f"no answer within {_DIAL_SECONDS:g} s (filtered?)"
+
+    # Streams.
+
+    def serve(self, protocol: str, handler: StreamHandler) -> None:
+        """Hands inbound streams of ``protocol`` to ``handler``."""
+        self._handlers[protocol] = handler
+
+    async def open_stream(self, peer: PeerId, protocol: str) -> Stream:
+        """A new stream, over a new connection when there is none."""
+        self._check_open()
+        if peer not in self._connections:
+            await self._dial_known(peer)
+        attempts: list[tuple[str, str]] = []
+        for connection in reversed(self._connections.get(peer, [])):
+            try:
+                return await self._open_on(connection, protocol)
+            except Unreachable as error:
+                attempts += error.attempts
+        raise Unreachable(peer, attempts or [(protocol, "the connection was lost")])
+
+    async def _open_on(self, connection: YamuxConnection, protocol: str) -> Stream:
+        if not connection.has_room:
+            raise Unreachable(connection.peer, [(protocol, "256 streams to this peer are open already")])
+        try:
+            stream = Libp2pStream(await connection.open_stream())
+        except (MuxedStreamError, BaseLibp2pError) as error:
+            raise Unreachable(connection.peer, [(protocol, "the connection was lost")]) from error
+        stream.protocol = protocol
+        agreed = False
+        try:
+            with trio.move_on_after(_OPEN_SECONDS):
+                await propose_protocol(stream, protocol)
+                agreed = True
+        finally:
+            if not agreed:
+                await stream.reset()
+        if not agreed:
+            raise Unreachable(connection.peer, [(protocol, f"no answer within {_OPEN_SECONDS:g} s")])
+        return stream
+
+    async def _inbound(self, net_stream: NetStream) -> None:
+        stream = Libp2pStream(YamuxStream.adopt(net_stream.muxed_stream))
+        connection: YamuxConnection = net_stream.muxed_stream.conn
+        count = self._inbound_streams.get(connection, 0)
+        if self._closed is not None or count >= _MAX_INBOUND_STREAMS:
+            await stream.reset()
+            return
+        self._inbound_streams[connection] = count + 1
+        try:
+            await self._serve(stream, net_stream)
+        finally:
+            self._inbound_streams[connection] -= 1
+            if not self._inbound_streams[connection]:
+                del self._inbound_streams[connection]
+
+    async def _serve(self, stream: Libp2pStream, net_stream: NetStream) -> None:
+        stock: dict[Any, Any] = self._host.multiselect.handlers
+        protocol = None
+        try:
+            with trio.move_on_after(_OPEN_SECONDS):
+                protocol = await accept_protocol(stream, {*self._handlers, *stock})
+        except (StreamReset, RemoteProtocolError) as error:
+            _log.debug("a new stream failed: %s", error)
+        finally:
+            if protocol is None:
+                await stream.reset()
+        if protocol is None:
+            return
+        stream.protocol = protocol
+        if (handler := self._handlers.get(protocol)) is not None:
+            await serve_stream(handler, stream)
+            return
+        net_stream.set_protocol(protocol)
+        try:
+            await stock[protocol](net_stream)
+        except Exception as error:  # identify and ping are not ours, and must not end the node
+            _log.debug("%s: %s: %r", stream.peer, protocol, error)
+            await net_stream.reset()
+
+    def _check_open(self) -> None:
+        if self._closed is not None:
+            raise Closed(self._closed)
+
+
+def _check_free(addr: Multiaddr) -> None:
+    """py-libp2p shares ports with whoever uses them already; two peers on one port lose half their calls."""
+    (family, host), (_, port) = addr.items()
+    if port == "0" or port == 0:
+        return
+    kind = socket.AF_INET if family.name == "ip4" else socket.AF_INET6
+    with socket.socket(kind, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, int(port)))
+            probe.listen(1)
+        except OSError as error:
+            raise ConfigurationError(
+                f"cannot listen on {addr}: {error.strerror}. Give another port, or port 0 for any free one."
+            ) from error

@@ -1,0 +1,40 @@
+"""``moshgrid node``: a node that others join through. It serves the DHT and takes no part in averaging."""
+
+from __future__ import annotations
+
+import json
+import signal
+import threading
+from pathlib import Path
+
+from moshgrid.dht import DHT
+from moshgrid.p2p import Node
+from moshgrid.p2p.identity import Identity
+
+__all__ = ["serve"]
+
+
+def serve(listen: list[str], bootstrap: list[str], identity: Path, network: str, as_json: bool) -> None:
+    """Runs until SIGINT or SIGTERM, then leaves politely; a second signal ends it at once."""
+    stop = threading.Event()
+    signals = (signal.SIGINT, signal.SIGTERM)
+
+    def leave(number: int, frame: object) -> None:
+        stop.set()
+        for each in signals:
+            signal.signal(each, signal.SIG_DFL)
+
+    for each in signals:
+        signal.signal(each, leave)
+    key = Identity.load_or_create(identity)
+    with Node(listen=listen, bootstrap=bootstrap, identity=key, network=network) as node, DHT(node):
+        link = str(node.link)
+        if as_json:
+            addrs = list(node.addrs)
+            print(json.dumps({"peer_id": node.peer_id, "addrs": addrs, "link": link}), flush=True)
+        else:
+            print(f"  peer id     {node.peer_id}   (kept in {identity}: keep this file)")
+            for addr in node.addrs:
+                print(f"  listening   {addr}")
+            print(f"  share this: {link}", flush=True)
+        stop.wait()
