@@ -102,6 +102,19 @@ def test_an_acceptance_nobody_asked_for_is_declined():
     assert seek(B).handle(Told(A, Accepted("0", 1)), 0.0) == [Tell(A, Leave("0", 1))]
 
 
+def test_a_manifest_may_overtake_the_acceptance():
+    machine = seek(C)
+    assert not machine.would_follow(B)
+    machine.handle(SeekerSeen(B), 0.0)
+    assert machine.would_follow(B)
+    machine.handle(SeekerSeen(A), 0.1)
+    machine.handle(Told(A, Accepted("0", 1)), 0.2)
+    assert machine.would_follow(A)
+    assert not machine.would_follow(B)
+    machine.close([A, C])
+    assert not machine.would_follow(A)
+
+
 def test_a_lost_leader_is_replaced():
     machine = seek(C)
     machine.handle(SeekerSeen(A), 0.0)
@@ -165,7 +178,7 @@ def simulate(seed, peers, size, arrive_within, crashed=0.0):
         perform(me, machines[me].handle(what, sim.now))
 
     def begin(me, leader):
-        if machines[me].leader == leader and not machines[me].over:
+        if machines[me].would_follow(leader):
             machines[me].close([me, leader])
             following[me] = leader
 

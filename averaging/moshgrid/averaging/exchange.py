@@ -15,9 +15,9 @@ from collections.abc import Iterator, Sequence
 from moshgrid.averaging.effects import Emit, Reduce, RoundEffect, Send, SendPart, SendResult
 from moshgrid.averaging.wire import TakingOver
 
-__all__ = ["Exchange"]
+__all__ = ["MAX_VERSIONS", "Exchange"]
 
-_MAX_VERSIONS = 8
+MAX_VERSIONS = 8
 """Results kept per part; honest members make at most one per takeover."""
 
 
@@ -69,7 +69,7 @@ class Exchange:
 
     def wants_another(self, part: int, digest: bytes) -> bool:
         """False when a result would be one version too many."""
-        return digest in self._held[part] or len(self._held[part]) < _MAX_VERSIONS
+        return digest in self._held[part] or len(self._held[part]) < MAX_VERSIONS
 
     def waits_for(self, member: int) -> bool:
         """True when this member can only go on after something that ``member`` has to send."""

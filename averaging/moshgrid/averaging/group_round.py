@@ -261,9 +261,9 @@ class GroupRound:
             if self._seal.committed:
                 self._end(now + _LINGER)
             elif (self._n - len(self._gone)) * 2 <= self._n:
-                effects.append(self._abort(f"{len(self._gone)} of {self._n} members are gone", now))
+                effects += self._abort(f"{len(self._gone)} of {self._n} members are gone", now)
             elif now >= self._end_due:
-                effects.append(self._abort("no decision within the round's time", now))
+                effects += self._abort("no decision within the round's time", now)
         if self.over and not self.finished:
             others = set(range(self._n)) - {self._me}
             if now >= self._end_due or others <= self._sealed | self._gone.keys():
@@ -271,10 +271,11 @@ class GroupRound:
                 effects.append(Finish())
         return effects
 
-    def _abort(self, reason: str, now: float) -> Abort:
-        # An aborted member stays silent from here on; its results may still be fetched by others.
+    def _abort(self, reason: str, now: float) -> list[RoundEffect]:
+        # Told to all, so that who still waits for this member need not find out by waiting. Its
+        # results may still be fetched by others.
         self._end(now + _LINGER)
-        return Abort(reason)
+        return [Abort(reason), *(Send(member, Decline(reason)) for member in self._others())]
 
     def _end(self, until: float) -> None:
         self.over = True

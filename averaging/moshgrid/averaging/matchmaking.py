@@ -159,6 +159,15 @@ class Matchmaking:
                 pass
         return effects + self._advance(now)
 
+    def would_follow(self, leader: PeerId) -> bool:
+        """True when a manifest of ``leader`` is to be taken.
+
+        Its acceptance may still be under way: another member can be quicker to pass the manifest on.
+        """
+        if self.over or leader not in self._asked or leader in self._passed_over:
+            return False
+        return self.leader is None or self._rank(leader) <= self._rank(self.leader)
+
     def close(self, roster: Sequence[PeerId]) -> None:
         """The leader began: this peer is in a group with ``roster``."""
         self.over = True

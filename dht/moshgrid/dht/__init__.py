@@ -4,10 +4,24 @@
 already runs inside a node's loop.
 """
 
+from moshgrid.dht.async_dht import AsyncDHT, AsyncKept, AsyncRecordWatch
+from moshgrid.dht.dht import DHT, Kept, RecordWatch
 from moshgrid.dht.dht_node import DHTNode
 from moshgrid.dht.keeping import Keep
 from moshgrid.dht.limits import Limits
 from moshgrid.dht.values import Record
 from moshgrid.dht.writing import PutReport
 
-__all__ = ["DHTNode", "Keep", "Limits", "PutReport", "Record"]
+__all__ = [
+    "DHT",
+    "AsyncDHT",
+    "AsyncKept",
+    "AsyncRecordWatch",
+    "DHTNode",
+    "Keep",
+    "Kept",
+    "Limits",
+    "PutReport",
+    "Record",
+    "RecordWatch",
+]

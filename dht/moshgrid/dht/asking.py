@@ -7,6 +7,7 @@ from contextlib import suppress
 
 import trio
 
+from moshgrid.dht.keys import prefixes_of
 from moshgrid.dht.lookup import Answered, Ask, Done, Effect, Event, Failed, Lookup
 from moshgrid.dht.routing import RoutingTable
 from moshgrid.dht.wire import KAD, Answer, FindNode, Found, PeerEntry, Ping, Pong, Query, Refusal, entry_of
@@ -98,13 +99,13 @@ class Asker:
             own=self._table.own,
             need=self._table.k,
         )
-        query = FindNode(self._network, self._me(), point.to_bytes(32))
-        return await self.look_up(lookup, lambda peer: query)
+        me, target = self._me(), point.to_bytes(32)
+        return await self.look_up(lookup, lambda a: FindNode(self._network, me, target, prefixes_of(a.skip)))
 
     async def look_up(
         self,
         lookup: Lookup,
-        question: Callable[[PeerId], Query],
+        question: Callable[[Ask], Query],
         heard: Callable[[PeerId, Answer], None] = lambda peer, answer: None,
     ) -> Done:
         """Runs ``lookup``, asking ``question`` and handing answers to ``heard``, until it is done.
@@ -113,9 +114,10 @@ class Asker:
         """
         send, receive = trio.open_memory_channel[Event](self._table.k * 16)
 
-        async def put_question(peer: PeerId) -> None:
+        async def put_question(asked: Ask) -> None:
+            peer = asked.peer
             try:
-                answer = await self.ask(peer, question(peer))
+                answer = await self.ask(peer, question(asked))
             except (Unreachable, RemoteProtocolError):
                 event: Event = Failed(peer)
             else:
@@ -129,8 +131,8 @@ class Asker:
             while True:
                 for effect in effects:
                     match effect:
-                        case Ask(peer):
-                            self._nursery.start_soon(put_question, peer)
+                        case Ask():
+                            self._nursery.start_soon(put_question, effect)
                         case Done():
                             return effect
                 happened: Event | DeadlinePassed = DeadlinePassed()

@@ -21,7 +21,7 @@ from moshgrid.dht.shortlists import Shortlists
 from moshgrid.dht.store import RecordStore
 from moshgrid.dht.values import Record, check_suffix, check_ttl, encode_key, encode_value, view
 from moshgrid.dht.watchers import Watchers
-from moshgrid.dht.watching import Watching
+from moshgrid.dht.watching import OpenWatch, Watching
 from moshgrid.dht.wire import KAD, Answer, Query
 from moshgrid.dht.writing import PutReport, Writing
 from moshgrid.p2p.errors import Closed, RecordRejected
@@ -114,6 +114,11 @@ class DHTNode:
             await self._asker.answered.wait()
         return self._asker.answered.is_set()
 
+    async def join(self, timeout: float) -> None:
+        """Waits until joined; raises Unreachable after ``timeout`` seconds."""
+        if not await self.joined(timeout):
+            raise self._joining.unreachable()
+
     async def put(self, key: str, value: Any, ttl: float = 600, suffix: str = "") -> PutReport:
         """Stores ``value`` as this peer's record; one peer has one record per key and suffix.
 
@@ -167,20 +172,17 @@ class DHTNode:
         A deletion comes as a Record with ``deleted`` set. A caller that is slow gets the newest of
         each author and may miss what came between.
         """
-        receive = self.open_watch(key)
+        watch = await self.open_watch(key)
         try:
-            yield receive
+            yield watch.changes
         finally:
-            self.close_watch(key, receive)
+            watch.close()
 
-    def open_watch(self, key: str) -> trio.MemoryReceiveChannel[Record]:
-        """``watch`` for callers that cannot hold a context open; end it with ``close_watch``."""
+    async def open_watch(self, key: str) -> OpenWatch:
+        """``watch`` for callers that cannot hold a context open."""
         self._check_open()
+        await trio.lowlevel.checkpoint()
         return self._watching.open(encode_key(key))
-
-    def close_watch(self, key: str, receive: trio.MemoryReceiveChannel[Record]) -> None:
-        """Ends what ``open_watch`` began."""
-        self._watching.close(encode_key(key), receive)
 
     def keep(self, key: str, value: Any, ttl: float = 600, suffix: str = "") -> Keep:
         """Puts a record now and refreshes it until the returned handle is closed."""
@@ -188,6 +190,12 @@ class DHTNode:
         encode_key(key), encode_value(value), check_ttl(ttl), check_suffix(suffix)
         kept = Keep(self, key, value, ttl, suffix)
         self._nursery.start_soon(kept.run)
+        return kept
+
+    async def kept(self, key: str, value: Any, ttl: float = 600, suffix: str = "") -> Keep:
+        """``keep``, returning when the first put is done. Raises as ``put`` does."""
+        kept = self.keep(key, value, ttl, suffix)
+        await kept.__aenter__()
         return kept
 
     async def aclose(self) -> None:
@@ -234,5 +242,3 @@ class DHTNode:
     def _check_open(self) -> None:
         if self.closed:
             raise Closed("this DHT node was closed")
-
-

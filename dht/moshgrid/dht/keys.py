@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from functools import lru_cache
 
 from moshgrid.p2p.identity import PeerId, peer_id_to_bytes
 
-__all__ = ["BITS", "point_of_key", "point_of_peer", "point_prefix"]
+__all__ = ["BITS", "names", "point_of_key", "point_of_peer", "point_prefix", "prefixes_of"]
 
 BITS = 256
 
@@ -21,6 +22,16 @@ def point_of_key(network: bytes, key: bytes) -> int:
 def point_of_peer(peer: PeerId) -> int:
     """Where a peer lies; ValueError when ``peer`` is not an Ed25519 peer id."""
     return int.from_bytes(hashlib.sha256(peer_id_to_bytes(peer)).digest())
+
+
+def names(prefixes: bytes, prefix: bytes) -> bool:
+    """True when ``prefix`` is one of the concatenated ``prefixes``."""
+    return any(prefixes[at : at + 4] == prefix for at in range(0, len(prefixes), 4))
+
+
+def prefixes_of(peers: Iterable[PeerId]) -> bytes:
+    """The point prefixes of ``peers``, concatenated."""
+    return b"".join(point_prefix(point_of_peer(peer)) for peer in peers)
 
 
 def point_prefix(point: int) -> bytes:

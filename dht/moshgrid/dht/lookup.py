@@ -4,10 +4,15 @@ Rules (Maymounkov & Mazières 2002, §2.3): at most ``alpha`` questions wait at 
 is always the nearest one not asked yet; it ends when the ``need`` nearest peers that do not fail have
 answered. A peer that is silent for ``patience`` seconds frees its place and no longer holds up the
 end, but a late answer still counts: the peer is alive, only slow.
+
+An answer holds few names, and after a mass failure most of them are of the dead: peers that live but
+lie behind those would never be heard of. So when peers nearer than the result failed, the nearest
+``alpha`` of the result are asked once more, for names other than those.
 """
 
 from __future__ import annotations
 
+import math
 from bisect import insort
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -18,7 +23,7 @@ from moshgrid.dht.keys import point_of_peer
 from moshgrid.p2p.identity import PeerId
 from moshgrid.p2p.machine import DeadlinePassed
 
-__all__ = ["Answered", "Ask", "Done", "Effect", "Event", "Failed", "Lookup"]
+__all__ = ["MAX_SKIP", "Answered", "Ask", "Done", "Effect", "Event", "Failed", "Lookup"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,9 +43,10 @@ class Failed:
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """Ask ``peer`` for what it knows near the point."""
+    """Ask ``peer`` for what it knows near the point, other than ``skip``."""
 
     peer: PeerId
+    skip: tuple[PeerId, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +57,9 @@ class Done:
     closest: tuple[PeerId, ...]
     complete: bool
 
+
+MAX_SKIP = 40
+_SECOND_ROUNDS = 2
 
 Event = Answered | Failed
 Effect = Ask | Done
@@ -78,6 +87,7 @@ class Lookup:
         patience: float = 1.0,
         timeout: float = 10.0,
         max_asks: int = 200,
+        thorough: bool = True,
         distance_point: Callable[[PeerId], int] = point_of_peer,
     ) -> None:
         self._target = target
@@ -87,6 +97,9 @@ class Lookup:
         self._patience = patience
         self._timeout = timeout
         self._asks_left = max_asks
+        self._second_rounds = _SECOND_ROUNDS if thorough else 0
+        self._skipped: frozenset[PeerId] = frozenset()
+        self._again: set[PeerId] = set()
         self._point = distance_point
         self._states: dict[PeerId, _State] = {}
         self._order: list[tuple[int, PeerId]] = []
@@ -121,7 +134,7 @@ class Lookup:
                     self._settle(peer, _State.FAILED)
             case DeadlinePassed():
                 for peer in [peer for peer, until in self._waiting.items() if until <= now]:
-                    self._settle(peer, _State.SLOW)
+                    self._settle(peer, _State.ANSWERED if peer in self._again else _State.SLOW)
         return self._advance(now)
 
     def _hear(self, peers: Iterable[PeerId]) -> None:
@@ -155,13 +168,34 @@ class Lookup:
                 open_questions = True
                 if len(self._waiting) >= self._alpha or not self._asks_left:
                     break
-                self._states[peer] = _State.ASKED
-                self._waiting[peer] = now + self._patience
-                self._asks_left -= 1
-                effects.append(Ask(peer))
+                effects.append(self._ask(peer, now))
+        if not self._waiting and not open_questions:
+            effects += self._ask_again(now)
         if not self._waiting and (not open_questions or not self._asks_left):
             effects.append(self._end(complete=not open_questions))
         return effects
+
+    def _ask(self, peer: PeerId, now: float, skip: tuple[PeerId, ...] = ()) -> Ask:
+        self._states[peer] = _State.ASKED
+        self._waiting[peer] = now + self._patience
+        self._asks_left -= 1
+        return Ask(peer, skip)
+
+    def _ask_again(self, now: float) -> Sequence[Effect]:
+        """Questions behind those that failed, if there are any new ones of these."""
+        found = list(self._hopeful())
+        if not found or self._second_rounds == 0:
+            return []
+        reach = self._point(found[-1]) ^ self._target if len(found) == self._need else math.inf
+        bad = (_State.FAILED, _State.SLOW)
+        failed = [peer for at, peer in self._order if at < reach and self._states[peer] in bad]
+        if self._skipped.issuperset(failed):
+            return []
+        self._second_rounds -= 1
+        self._skipped = frozenset(failed)
+        again = found[: min(self._alpha, self._asks_left)]
+        self._again.update(again)
+        return [self._ask(peer, now, tuple(failed[:MAX_SKIP])) for peer in again]
 
     def _end(self, complete: bool) -> Done:
         self._over = True

@@ -63,7 +63,7 @@ class Reading:
         known = self._shortlists.known(key)
         point = self._shortlists.point(key)
         seeds = known if known is not None else self._table.closest(point, self._table.k)
-        lookup = Lookup(point, seeds, own=self._table.own, need=_ANSWERS, alpha=_ANSWERS)
+        lookup = Lookup(point, seeds, own=self._table.own, need=_ANSWERS, alpha=_ANSWERS, thorough=False)
         query = GetRecords(self._network, key, closer=known is None)
         answers: dict[PeerId, Found] = {}
 
@@ -71,7 +71,7 @@ class Reading:
             if isinstance(answer, Found):
                 answers[peer] = answer
 
-        done = await self._asker.look_up(lookup, lambda peer: query, heard)
+        done = await self._asker.look_up(lookup, lambda ask: query, heard)
         merged: dict[bytes, SignedRecord] = {}
         merge(merged, self._store.get(key, self._host.clock.wall_ms()))
         theirs: dict[PeerId, dict[bytes, SignedRecord]] = {}

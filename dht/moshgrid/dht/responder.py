@@ -6,7 +6,7 @@ import heapq
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from moshgrid.dht.keys import point_of_key, point_of_peer
+from moshgrid.dht.keys import names, point_of_key, point_of_peer, point_prefix
 from moshgrid.dht.record import RecordReader, SignedRecord, check_times
 from moshgrid.dht.routing import RoutingTable
 from moshgrid.dht.store import RecordStore
@@ -100,8 +100,8 @@ class Responder:
         match query:
             case Ping(me=me):
                 return Reply(Pong(self._me()), self._introduce(me, sender))
-            case FindNode(me=me, target=target):
-                closer = self._closer(int.from_bytes(target), sender)
+            case FindNode(me=me, target=target, skip=skip):
+                closer = self._closer(int.from_bytes(target), sender, skip)
                 return Reply(Found(closer=closer), self._introduce(me, sender))
             case GetRecords():
                 return Reply(self._get(query, sender, now_ms))
@@ -145,10 +145,13 @@ class Responder:
     def _introduce(self, me: PeerEntry, sender: PeerId) -> list[Effect]:
         return [Introduced(sender, me.multiaddrs)] if me.peer == sender else []
 
-    def _closer(self, point: int, sender: PeerId) -> list[PeerEntry]:
+    def _closer(self, point: int, sender: PeerId, skip: bytes = b"") -> list[PeerEntry]:
         # Those that introduced themselves a moment ago too: of peers that join at once, the later
         # must hear of the earlier. Whoever is told finds out for itself whether they answer.
-        known = {*self._table.closest(point, MAX_CLOSER + 1), *self._introduced} - {sender}
+        count = MAX_CLOSER + 1 + len(skip) // 4
+        known = {*self._table.closest(point, count), *self._introduced} - {sender}
+        if skip:
+            known = {peer for peer in known if not names(skip, point_prefix(point_of_peer(peer)))}
         peers = heapq.nsmallest(MAX_CLOSER, known, key=lambda peer: (point_of_peer(peer) ^ point, peer))
         return [entry_of(peer, self._addrs_of(peer)) for peer in peers]
 

@@ -9,10 +9,11 @@ failed often, so that it can be dialled again.
 from __future__ import annotations
 
 import heapq
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from moshgrid.dht.keys import BITS, point_of_peer
+from moshgrid.dht.keys import point_of_peer
 from moshgrid.p2p.identity import PeerId
 
 __all__ = ["Change", "RoutingTable"]
@@ -47,8 +48,8 @@ class RoutingTable:
         self.own = own
         self.own_point = point_of_peer(own)
         self.k = k
-        self._buckets: list[dict[PeerId, _Contact]] = [{} for _ in range(BITS + 1)]
-        self._waiting: list[dict[PeerId, _Contact]] = [{} for _ in range(BITS + 1)]
+        self._buckets: defaultdict[int, dict[PeerId, _Contact]] = defaultdict(dict)
+        self._waiting: defaultdict[int, dict[PeerId, _Contact]] = defaultdict(dict)
 
     def __len__(self) -> int:
         """How many live peers there are."""
@@ -136,7 +137,7 @@ class RoutingTable:
         return peer in self._places(peer)[0]
 
     def _live(self) -> Iterator[_Contact]:
-        return (c for bucket in self._buckets if bucket for c in bucket.values() if not c.failures)
+        return (c for bucket in self._buckets.values() for c in bucket.values() if not c.failures)
 
     def _places(self, peer: PeerId) -> tuple[dict[PeerId, _Contact], dict[PeerId, _Contact]]:
         index = (point_of_peer(peer) ^ self.own_point).bit_length()

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from moshgrid.dht.keys import point_of_peer, point_prefix
+from moshgrid.dht.keys import names, point_of_peer, point_prefix
 from moshgrid.dht.limits import Limits
 from moshgrid.dht.record import SignedRecord
 from moshgrid.dht.wire import batches
@@ -75,7 +75,7 @@ class Watchers:
             elif (
                 peer != record.author
                 and subscription.told.get(record.subkey, 0) < record.seq
-                and not _names(also, self._watchers[peer].prefix)
+                and not names(also, self._watchers[peer].prefix)
             ):
                 self.queue(peer, [record])
                 told.append(peer)
@@ -145,7 +145,3 @@ class Watchers:
             for peer, subscription in list(subscriptions.items()):
                 if subscription.until <= now_ms:
                     self.unsubscribe(peer, key)
-
-
-def _names(also: bytes, prefix: bytes) -> bool:
-    return any(also[at : at + 4] == prefix for at in range(0, len(also), 4))

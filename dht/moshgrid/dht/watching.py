@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import trio
@@ -17,12 +19,41 @@ from moshgrid.p2p.errors import RecordRejected, RemoteProtocolError, Unreachable
 from moshgrid.p2p.host import Host
 from moshgrid.p2p.identity import PeerId
 
-__all__ = ["Watching"]
+__all__ = ["OpenWatch", "Watching"]
 
 _STORERS = 3
 _RENEW_SECONDS = 40.0
 _RETRY_SECONDS = 2.0
 _BUFFER = 64
+
+
+class OpenWatch:
+    """A running watch: ``changes`` brings its records."""
+
+    def __init__(self, changes: trio.MemoryReceiveChannel[Record], end: Callable[[], None]) -> None:
+        self.changes = changes
+        self._end = end
+
+    async def next_batch(self) -> list[Record]:
+        """Waits for the next record and returns it with all that are there; empty after the end."""
+        try:
+            batch = [await self.changes.receive()]
+        except (trio.EndOfChannel, trio.ClosedResourceError):
+            return []
+        with suppress(trio.WouldBlock):
+            while True:
+                batch.append(self.changes.receive_nowait())
+        return batch
+
+    def close(self) -> None:
+        """Ends the watch; may be called again."""
+        self.changes.close()
+        self._end()
+
+    async def aclose(self) -> None:
+        """``close`` as an async function."""
+        self.close()
+        await trio.lowlevel.checkpoint()
 
 
 @dataclass(eq=False, slots=True)
@@ -75,8 +106,8 @@ class Watching:
         """True when somebody here watches ``key``."""
         return key in self._subjects
 
-    def open(self, key: bytes) -> trio.MemoryReceiveChannel[Record]:
-        """Starts a watch; give what is returned to ``close``."""
+    def open(self, key: bytes) -> OpenWatch:
+        """Starts a watch."""
         send, receive = trio.open_memory_channel[Record](_BUFFER)
         watch = _Watch(send)
         subject = self._subjects.get(key)
@@ -91,18 +122,15 @@ class Watching:
         subject.watches.append(watch)
         for record in held:
             self._offer(watch, record)
-        return receive
+        return OpenWatch(receive, lambda: self._close(subject, watch))
 
-    def close(self, key: bytes, receive: trio.MemoryReceiveChannel[Record]) -> None:
-        """Ends a watch. Storers learn it from the answer to their next push."""
-        receive.close()
-        subject = self._subjects.get(key)
-        if subject is None:
-            return
-        subject.watches = [w for w in subject.watches if w.send.statistics().open_receive_channels]
-        if not subject.watches:
-            del self._subjects[key]
-            subject.scope.cancel()
+    def _close(self, subject: _Subject, watch: _Watch) -> None:
+        # The storers learn it from the answer to their next push, if there ever is one.
+        if watch in subject.watches:
+            subject.watches.remove(watch)
+            if not subject.watches:
+                del self._subjects[subject.key]
+                subject.scope.cancel()
 
     def saw(self, record: SignedRecord) -> None:
         """A verified, timely record arrived, however it did."""

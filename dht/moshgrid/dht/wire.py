@@ -11,6 +11,7 @@ from typing import Annotated
 
 import msgspec
 
+from moshgrid.dht.lookup import MAX_SKIP
 from moshgrid.dht.record import MAX_ENVELOPE, MAX_KEY, MAX_SUBKEY, NETWORK_BYTES
 from moshgrid.p2p.errors import RecordRejected
 from moshgrid.p2p.identity import PEER_ID_BYTES, PeerId, peer_id_from_bytes, peer_id_to_bytes
@@ -96,11 +97,12 @@ class Ping(msgspec.Struct, tag="ping", frozen=True):
 
 
 class FindNode(msgspec.Struct, tag="find", frozen=True):
-    """Whom do you know near ``target``?"""
+    """Whom do you know near ``target``, other than those whose point prefixes are in ``skip``?"""
 
     network: NetworkId
     me: PeerEntry
     target: Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
+    skip: Annotated[bytes, msgspec.Meta(max_length=4 * MAX_SKIP)] = b""
 
 
 class GetRecords(msgspec.Struct, tag="get", frozen=True):

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import trio
 
 from moshgrid.dht.asking import Asker
-from moshgrid.dht.keys import point_of_peer, point_prefix
+from moshgrid.dht.keys import point_of_peer, prefixes_of
 from moshgrid.dht.pushing import Pushing
 from moshgrid.dht.record import SignedRecord
 from moshgrid.dht.routing import RoutingTable
@@ -99,7 +99,7 @@ class Writing:
         held = before.stored_at if before is not None else [self._host.peer_id] * mine
         refused = before.refused if before is not None else {}
         targets = [peer for peer in targets if peer not in held and peer not in refused]
-        also = _prefixes(targets)
+        also = prefixes_of(targets)
         progress = _Progress(min(_ENOUGH, len(targets) + len(held)), len(targets), list(held), dict(refused))
         for watcher in self._watchers.stored(record, also, self._host.clock.wall_ms()):
             self._pushing.kick(watcher)
@@ -134,8 +134,8 @@ class Writing:
             return
         reached = [peer for peer in targets if peer not in progress.failed]
         for peer in reached[:_PUSHERS]:
-            self._nursery.start_soon(self.send_quietly, peer, [record.raw], _prefixes(reached))
-        for watcher in self._watchers.stored(record, _prefixes(reached), self._host.clock.wall_ms()):
+            self._nursery.start_soon(self.send_quietly, peer, [record.raw], prefixes_of(reached))
+        for watcher in self._watchers.stored(record, prefixes_of(reached), self._host.clock.wall_ms()):
             self._pushing.kick(watcher)
 
     async def send(self, peer: PeerId, envelopes: list[bytes], also: bytes = b"") -> list[str]:
@@ -172,7 +172,3 @@ class Writing:
                     break
                 await trio.lowlevel.checkpoint()
             await self.send_quietly(peer, envelopes)
-
-
-def _prefixes(peers: Sequence[PeerId]) -> bytes:
-    return b"".join(point_prefix(point_of_peer(peer)) for peer in peers)

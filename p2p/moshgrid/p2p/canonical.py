@@ -1,12 +1,14 @@
 """Canonical protobuf: the one encoding a signed message may have, and a parser that accepts no other.
 
-Fields ascend, each occurs at most once, no unknown fields, no default values, minimal varints,
-nothing trailing. Only what signed records need: unsigned varints and byte strings.
+Fields ascend, each occurs at most once (those of type ``list``: repeated byte strings, side by side),
+no unknown fields, no default values, minimal varints, nothing trailing. Only what signed records need:
+unsigned varints and byte strings.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from moshgrid.p2p.errors import RecordRejected
 
@@ -49,7 +51,7 @@ def read_uvarint(data: bytes, at: int) -> tuple[int, int]:
             raise RecordRejected("MALFORMED", "a varint exceeds 64 bits")
 
 
-def encode_fields(fields: Mapping[int, int | bytes]) -> bytes:
+def encode_fields(fields: Mapping[int, int | bytes | Sequence[bytes]]) -> bytes:
     """Encodes fields by number; zeros and empty strings are left out, as proto3 does."""
     out = bytearray()
     for number in sorted(fields):
@@ -59,35 +61,40 @@ def encode_fields(fields: Mapping[int, int | bytes]) -> bytes:
         if isinstance(value, int):
             out += encode_uvarint(number << 3 | _VARINT) + encode_uvarint(value)
         else:
-            out += encode_uvarint(number << 3 | _BYTES) + encode_uvarint(len(value)) + value
+            for item in [value] if isinstance(value, bytes) else value:
+                out += encode_uvarint(number << 3 | _BYTES) + encode_uvarint(len(item)) + item
     return bytes(out)
 
 
-def parse_fields(data: bytes, types: Mapping[int, type]) -> dict[int, int | bytes]:
-    """Parses a canonical message whose fields are ``types`` (number to int or bytes).
+def parse_fields(data: bytes, types: Mapping[int, type]) -> dict[int, Any]:
+    """Parses a canonical message whose fields are ``types`` (number to int, bytes or list of bytes).
 
     Raises RecordRejected MALFORMED or NONCANONICAL. Fields with default values are absent.
     """
-    fields: dict[int, int | bytes] = {}
+    fields: dict[int, Any] = {}
     at = last = 0
     while at < len(data):
         tag, at = read_uvarint(data, at)
         number, wire = tag >> 3, tag & 7
         if number not in types:
             raise RecordRejected("NONCANONICAL", f"unknown field {number}")
-        if number <= last:
+        if number < last or (number == last and types[number] is not list):
             raise RecordRejected("NONCANONICAL", f"field {number} is repeated or out of order")
         last = number
         if wire != (_VARINT if types[number] is int else _BYTES):
             raise RecordRejected("MALFORMED", f"field {number} has the wrong type")
         value, at = read_uvarint(data, at)
-        if value == 0:
+        if value == 0 and types[number] is not list:
             raise RecordRejected("NONCANONICAL", f"field {number} holds its default value")
         if wire == _VARINT:
             fields[number] = value
             continue
         if value > len(data) - at:
             raise RecordRejected("MALFORMED", f"field {number} is cut off")
-        fields[number] = data[at : at + value]
+        item = data[at : at + value]
         at += value
+        if types[number] is list:
+            fields.setdefault(number, []).append(item)
+        else:
+            fields[number] = item
     return fields

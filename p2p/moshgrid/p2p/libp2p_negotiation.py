@@ -75,4 +75,4 @@ async def _read_line(stream: Libp2pStream) -> str:
     try:
         return line.decode().removesuffix("\n")
     except UnicodeDecodeError:
-        raise RemoteProtocolError(stream.peer, "sent a line that is not text while opening a stream") from None
+        raise RemoteProtocolError(stream.peer, "sent a line that is no text while opening a stream") from None

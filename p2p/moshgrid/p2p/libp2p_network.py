@@ -3,28 +3,25 @@
 from __future__ import annotations
 
 import logging
-import socket
+import os
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
 import trio
+from libp2p.abc import INetStream
+from libp2p.custom_types import TProtocol
 from libp2p.exceptions import BaseLibp2pError
 from libp2p.network.stream.net_stream import NetStream
 from libp2p.peer.id import ID
 from libp2p.stream_muxer.exceptions import MuxedStreamError
 from multiaddr import Multiaddr
 
-from moshgrid.p2p.addresses import AddressBook, expand_wildcard, parse_listen, split_addr
-from moshgrid.p2p.errors import (
-    Closed,
-    ConfigurationError,
-    RemoteProtocolError,
-    StreamReset,
-    Unreachable,
-)
+from moshgrid.p2p.addresses import AddressBook, parse_listen, split_addr
+from moshgrid.p2p.errors import Closed, RemoteProtocolError, StreamReset, Unreachable
 from moshgrid.p2p.identity import Identity, PeerId
 from moshgrid.p2p.libp2p_failures import explain_failure
+from moshgrid.p2p.libp2p_listening import check_free, listening_addrs
 from moshgrid.p2p.libp2p_negotiation import accept_protocol, propose_protocol
 from moshgrid.p2p.libp2p_stream import Libp2pStream
 from moshgrid.p2p.libp2p_swarm import QuietHost, make_host
@@ -48,11 +45,10 @@ async def open_libp2p_network(
 ) -> AsyncIterator[Network]:
     """A network that lives as long as the context. Raises ConfigurationError for bad ``listen``."""
     listen_addrs = [parse_listen(addr) for addr in listen]
-    for addr in listen_addrs:
-        _check_free(addr)
-    quiet = logging.getLogger("libp2p")
-    if quiet.level == logging.NOTSET:
-        quiet.setLevel(logging.CRITICAL)  # it warns of every peer that leaves; ours says what matters
+    check_free(listen_addrs)
+    if not os.environ.get("LIBP2P_DEBUG"):
+        # It warns of every peer that leaves, and shouts of every failed dial; ours says what matters.
+        logging.getLogger("libp2p").setLevel(logging.CRITICAL)
     network = Libp2pNetwork(identity)
     async with trio.open_nursery() as nursery:
         await nursery.start(network.run, listen_addrs)
@@ -82,16 +78,19 @@ class Libp2pNetwork:
         self._closed: str | None = None
 
     async def run(
-        self, listen: Sequence[Multiaddr], task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+        self, listen: Sequence[Multiaddr], task_status: Any = trio.TASK_STATUS_IGNORED
     ) -> None:
         """Runs the host; whatever escapes from it ends this network and nothing else."""
         started = False
         try:
             async with self._host.run(listen):
-                self._addrs = tuple(self._listening(listen))
+                self._addrs = listening_addrs(self._swarm, listen, self._peer_id)
                 task_status.started()
                 started = True
-                await trio.sleep_forever()
+                try:
+                    await trio.sleep_forever()
+                finally:
+                    await self._stop_listening()
         except Exception:  # the root of the transport's tasks
             if not started:
                 raise
@@ -99,17 +98,11 @@ class Libp2pNetwork:
         finally:
             self._shut("the network is closed")
 
-    def _listening(self, listen: Sequence[Multiaddr]) -> list[str]:
-        found = []
-        for asked in listen:
-            listener = self._swarm.listeners.get(str(asked))
-            if listener is None:
-                raise ConfigurationError(f"cannot listen on {asked}: the address is not this computer's")
-            for addr in listener.get_addrs():
-                (family, host), (_, port) = addr.items()
-                for usable in expand_wildcard(family.name, host):
-                    found.append(f"/{family.name}/{usable}/tcp/{port}/p2p/{self._peer_id}")
-        return list(dict.fromkeys(found))
+    async def _stop_listening(self) -> None:
+        # The listeners run in tasks of the loop itself, and stock code, being cancelled, forgets them.
+        with trio.CancelScope(shield=True, deadline=trio.current_time() + _CLOSE_SECONDS):
+            for listener in list(self._swarm.listeners.values()):
+                await listener.close()
 
     async def say_goodbye(self) -> None:
         """Ends every connection in good order."""
@@ -266,9 +259,10 @@ class Libp2pNetwork:
             raise Unreachable(connection.peer, [(protocol, f"no answer within {_OPEN_SECONDS:g} s")])
         return stream
 
-    async def _inbound(self, net_stream: NetStream) -> None:
-        stream = Libp2pStream(YamuxStream.adopt(net_stream.muxed_stream))
-        connection: YamuxConnection = net_stream.muxed_stream.conn
+    async def _inbound(self, net_stream: INetStream) -> None:
+        assert isinstance(net_stream, NetStream)
+        muxed = YamuxStream.adopt(net_stream.muxed_stream)
+        stream, connection = Libp2pStream(muxed), muxed.conn
         count = self._inbound_streams.get(connection, 0)
         if self._closed is not None or count >= _MAX_INBOUND_STREAMS:
             await stream.reset()
@@ -298,7 +292,7 @@ class Libp2pNetwork:
         if (handler := self._handlers.get(protocol)) is not None:
             await serve_stream(handler, stream)
             return
-        net_stream.set_protocol(protocol)
+        net_stream.set_protocol(TProtocol(protocol))
         try:
             await stock[protocol](net_stream)
         except Exception as error:  # identify and ping are not ours, and must not end the node
@@ -308,20 +302,3 @@ class Libp2pNetwork:
     def _check_open(self) -> None:
         if self._closed is not None:
             raise Closed(self._closed)
-
-
-def _check_free(addr: Multiaddr) -> None:
-    """py-libp2p shares ports with whoever uses them already; two peers on one port lose half their calls."""
-    (family, host), (_, port) = addr.items()
-    if port == "0" or port == 0:
-        return
-    kind = socket.AF_INET if family.name == "ip4" else socket.AF_INET6
-    with socket.socket(kind, socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, int(port)))
-            probe.listen(1)
-        except OSError as error:
-            raise ConfigurationError(
-                f"cannot listen on {addr}: {error.strerror}. Give another port, or port 0 for any free one."
-            ) from error

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 from typing import Any
 
+import trio
 from libp2p.crypto.ed25519 import create_new_key_pair
 from libp2p.crypto.x25519 import create_new_key_pair as create_noise_key_pair
 from libp2p.custom_types import TProtocol
@@ -59,10 +60,11 @@ def make_host(identity: Identity, watcher: ConnectionWatcher) -> QuietHost:
             max_connections_per_peer=8,
         ),
     )
+    swarm.auto_connector = NoAutoConnector()  # type: ignore[assignment]
     return QuietHost(network=swarm, disable_identify_address_discovery=True)
 
 
-class QuietSwarm(Swarm):  # type: ignore[misc]
+class QuietSwarm(Swarm):
     """Lets go of an inbound connection when it ends, and never dials by itself."""
 
     async def _do_handle_inbound_connection(
@@ -84,7 +86,23 @@ class QuietSwarm(Swarm):  # type: ignore[misc]
         pass
 
 
-class QuietHost(BasicHost):  # type: ignore[misc]
+class NoAutoConnector:
+    """Stands where the stock one dials whomever it has heard of, whatever its limits say."""
+
+    async def start(self) -> None:
+        """Does nothing."""
+
+    async def stop(self) -> None:
+        """Does nothing."""
+
+    async def run_background_task(self, nursery: trio.Nursery) -> None:
+        """Does nothing."""
+
+    def record_disconnect(self, peer: ID) -> None:
+        """Does nothing."""
+
+
+class QuietHost(BasicHost):
     """Answers identify and ping, and asks nobody."""
 
     def _schedule_identify(self, peer_id: ID, *, reason: str) -> None:

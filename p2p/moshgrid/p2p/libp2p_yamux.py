@@ -37,9 +37,10 @@ _GOODBYE_SECONDS = 1.0
 _MAX_WINDOW = 4 * 1024 * 1024
 
 
-class YamuxStream(stock.YamuxStream):  # type: ignore[misc]
+class YamuxStream(stock.YamuxStream):
     """A stock stream that wakes its sender when the window opens or the stream ends."""
 
+    conn: YamuxConnection
     news: trio.Event
     leftover: bytes | None
     """What was received before a clean end when the connection went away; None without a clean end."""
@@ -103,7 +104,7 @@ class ConnectionWatcher(Protocol):
         """No stream of it lives any more."""
 
 
-class YamuxConnection(stock.Yamux):  # type: ignore[misc]
+class YamuxConnection(stock.Yamux):
     """A stock connection with its own writer, keep-alive, and one clear end."""
 
     def __init__(self, secured: ISecureConn, peer: ID, watcher: ConnectionWatcher) -> None:
@@ -282,7 +283,7 @@ async def _nothing() -> None:
     pass
 
 
-class YamuxUpgrade(MuxerMultistream):  # type: ignore[misc]
+class YamuxUpgrade(MuxerMultistream):
     """Negotiates yamux and builds our connection; stock code builds its own whatever it is given."""
 
     def __init__(self, watcher: ConnectionWatcher) -> None:

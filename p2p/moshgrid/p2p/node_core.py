@@ -2,23 +2,33 @@
 
 from __future__ import annotations
 
+import atexit
 import itertools
 import logging
 import os
-from collections.abc import AsyncIterator, Sequence
+import threading
+import weakref
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeout
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from typing import Any, ParamSpec, TypeVar
 
 import trio
 
 from moshgrid.p2p.addresses import parse_listen
-from moshgrid.p2p.errors import ConfigurationError, Unreachable
+from moshgrid.p2p.errors import Closed, ConfigurationError, Unreachable
 from moshgrid.p2p.host import Host, open_host
 from moshgrid.p2p.identity import Identity
 from moshgrid.p2p.link import Link
 from moshgrid.p2p.network import Network
+from moshgrid.p2p.runtime import Runtime
 
-__all__ = ["DEFAULT_LISTEN", "NodeConfig", "open_node_host"]
+__all__ = ["DEFAULT_LISTEN", "NodeConfig", "NodeCore"]
+
+Args = ParamSpec("Args")
+Result = TypeVar("Result")
 
 _log = logging.getLogger("moshgrid.p2p")
 
@@ -26,6 +36,7 @@ DEFAULT_LISTEN = ("/ip4/0.0.0.0/tcp/0",)
 """All interfaces (a node that listens on loopback only is found by nobody), any free port."""
 
 _RETRY_SECONDS = (5.0, 15.0, 60.0)
+_CLOSE_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
@@ -72,8 +83,97 @@ class NodeConfig:
         )
 
 
+class NodeCore:
+    """A host in the background loop, from its start to its end."""
+
+    def __init__(self, config: NodeConfig) -> None:
+        self.config = config
+        self.runtime = Runtime()
+        self.ready: Future[Host] = Future()
+        self._stop = trio.Event()
+        self._operations: set[Future[Any]] = set()
+        self._lock = threading.Lock()
+        self._closing = False
+        self._running = self.runtime.soon(self._run)
+        _open.add(self)
+
+    @property
+    def host(self) -> Host:
+        """The host. Raises Closed."""
+        if self._closing:
+            raise Closed("this node is closed")
+        return self.ready.result(timeout=0)
+
+    @property
+    def link(self) -> str:
+        """A link through which others join this node's network."""
+        host = self.host
+        return str(Link(host.network_name, None, host.network.addrs))
+
+    async def _run(self) -> None:
+        try:
+            async with _open_node_host(self.config) as host:
+                self.ready.set_result(host)
+                await self._stop.wait()
+        except BaseException as error:
+            if self.ready.done():
+                raise
+            self.ready.set_exception(error)
+
+    def soon(
+        self, fn: Callable[Args, Awaitable[Result]], *args: Args.args, **kwargs: Args.kwargs
+    ) -> Future[Result]:
+        """Starts ``fn(*args)`` in the loop; closing the node cancels it."""
+        with self._lock:
+            if self._closing:
+                raise Closed("this node is closed")
+            future = self.runtime.soon(fn, *args, **kwargs)
+            self._operations.add(future)
+        future.add_done_callback(self._operations.discard)
+        return future
+
+    def close(self) -> None:
+        """Ends the host, its layers first, within 5 s, and the thread when nobody else uses it."""
+        with self._lock:
+            if self._closing:
+                return
+            self._closing = True
+        _open.discard(self)
+        if self.runtime.is_foreign:
+            return
+        for operation in list(self._operations):
+            operation.cancel()
+        try:
+            self.runtime.soon(self._set_stop)
+            self._running.result(timeout=_CLOSE_SECONDS)
+        except FutureTimeout:
+            _log.warning("closing took over %g s; leaving without a goodbye", _CLOSE_SECONDS)
+            self._running.cancel()
+        except Exception:
+            _log.exception("the node did not end well")
+        finally:
+            self.runtime.release()
+
+    async def _set_stop(self) -> None:
+        self._stop.set()
+
+    def abort(self) -> None:
+        """Gives up a start that was interrupted."""
+        self._running.cancel()
+        self.close()
+
+
+_open: weakref.WeakSet[NodeCore] = weakref.WeakSet()
+
+
+@atexit.register
+def _close_all() -> None:
+    for core in list(_open):
+        core.close()
+
+
 @asynccontextmanager
-async def open_node_host(config: NodeConfig) -> AsyncIterator[Host]:
+async def _open_node_host(config: NodeConfig) -> AsyncIterator[Host]:
     """A running host with its network, joining through the bootstrap peers in the background."""
     # Imported here because it takes over half a second, and not everybody who imports us dials.
     try:

@@ -7,8 +7,10 @@ stream; sizes are checked before allocation; a peer may have only so many reques
 
 from __future__ import annotations
 
+import contextlib
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
@@ -30,6 +32,8 @@ _log = logging.getLogger("moshgrid.p2p")
 _QUERY, _ANSWER, _REFUSED, _CANCEL = 0, 1, 2, 3
 _HEADER = 5
 _MAX_REASON = 512
+_MAX_QUEUED = 64
+_SEND_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
@@ -77,7 +81,8 @@ class _Channel:
     def __init__(self, stream: Stream, max_answer: int) -> None:
         self._stream = stream
         self._reader = FrameReader(stream, max_answer + _HEADER)
-        self._sending = trio.Lock()
+        # A task of the channel sends, so that a cancelled caller leaves at once and no frame is cut.
+        self._outgoing, self._to_send = trio.open_memory_channel[tuple[int, int, bytes]](_MAX_QUEUED)
         self._calls: dict[int, _Call] = {}
         self._next_id = 0
         self.broken: Exception | None = None
@@ -88,12 +93,14 @@ class _Channel:
         call_id, self._next_id = self._next_id, (self._next_id + 1) % 2**32
         call = self._calls[call_id] = _Call()
         try:
-            await self._send(_QUERY, call_id, body)
+            await self._outgoing.send((_QUERY, call_id, body))
             await call.done.wait()
         except trio.Cancelled:
-            with trio.CancelScope(shield=True, deadline=trio.current_time() + 1.0):
-                await self._try_cancel(call_id)
+            with contextlib.suppress(trio.WouldBlock, trio.BrokenResourceError, trio.ClosedResourceError):
+                self._outgoing.send_nowait((_CANCEL, call_id, b""))
             raise
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            raise self.broken or Closed("the request stream is closed") from None
         finally:
             self._calls.pop(call_id, None)
         if isinstance(call.outcome, bytes):
@@ -101,23 +108,27 @@ class _Channel:
         assert call.outcome is not None
         raise call.outcome
 
-    async def _try_cancel(self, call_id: int) -> None:
+    async def run(self) -> None:
+        """Sends and receives until the stream is over."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._send_queries, nursery.cancel_scope)
+            await self._receive_answers()
+            nursery.cancel_scope.cancel()
+
+    async def _send_queries(self, scope: trio.CancelScope) -> None:
         try:
-            await self._send(_CANCEL, call_id, b"")
-        except MoshgridError:
-            pass
+            with self._to_send:
+                async for kind, call_id, body in self._to_send:
+                    with trio.fail_after(_SEND_SECONDS):
+                        await send_frame(self._stream, bytes([kind]) + call_id.to_bytes(4, "big"), body)
+        except trio.TooSlowError:
+            silence = f"took no bytes for {_SEND_SECONDS:g} s"
+            self.fail(Unreachable(self._stream.peer, [(self._stream.protocol, silence)]))
+        except MoshgridError as error:
+            self.fail(error)
+        scope.cancel()
 
-    async def _send(self, kind: int, call_id: int, body: bytes) -> None:
-        # Shielded: a frame cut in half by a cancelled caller would garble everybody else's.
-        async with self._sending:
-            with trio.CancelScope(shield=True, deadline=trio.current_time() + 10.0) as scope:
-                await send_frame(self._stream, bytes([kind]) + call_id.to_bytes(4, "big"), body)
-            if scope.cancelled_caught:
-                self.fail(Unreachable(self._stream.peer, [(self._stream.protocol, "took no bytes for 10 s")]))
-                await self._stream.reset()
-                raise self.broken or Closed("the request stream is closed")
-
-    async def receive_answers(self) -> None:
+    async def _receive_answers(self) -> None:
         try:
             while (frame := await self._reader.read()) is not None:
                 if len(frame) < _HEADER:
@@ -134,6 +145,7 @@ class _Channel:
             self.fail(error)
 
     def fail(self, error: Exception) -> None:
+        """Ends every call with ``error``; the first error counts."""
         self.broken = self.broken or error
         for call in self._calls.values():
             call.finish(self.broken)
@@ -181,8 +193,10 @@ class Requests:
 
     async def _channel(self, peer: PeerId, service: Service[Query, Answer]) -> _Channel:
         key = (peer, service.protocol)
-        lock = self._opening.setdefault(key, trio.Lock())
-        async with lock:
+        channel = self._channels.get(key)
+        if channel is not None and channel.broken is None:
+            return channel
+        async with self._one_at_a_time(key):
             channel = self._channels.get(key)
             if channel is not None and channel.broken is None:
                 return channel
@@ -191,14 +205,23 @@ class Requests:
             self._nursery.start_soon(self._run_channel, key, channel, stream)
             return channel
 
+    @asynccontextmanager
+    async def _one_at_a_time(self, key: tuple[PeerId, str]) -> AsyncIterator[None]:
+        lock = self._opening.setdefault(key, trio.Lock())
+        try:
+            async with lock:
+                yield
+        finally:
+            if not lock.statistics().tasks_waiting:
+                self._opening.pop(key, None)
+
     async def _run_channel(self, key: tuple[PeerId, str], channel: _Channel, stream: Stream) -> None:
         try:
-            await channel.receive_answers()
+            await channel.run()
         finally:
             channel.fail(Closed("the request stream is closed"))
             if self._channels.get(key) is channel:
                 del self._channels[key]
-                self._opening.pop(key, None)
             with trio.CancelScope(shield=True, deadline=trio.current_time() + 1.0):
                 await stream.reset()
 
@@ -234,9 +257,8 @@ class _Answering(Generic[Query, Answer]):
                     elif kind != _QUERY or call_id in self._running:
                         raise RemoteProtocolError(self._stream.peer, f"sent frame kind {kind} out of turn")
                     elif len(self._running) >= self._service.concurrency:
-                        await self._send(
-                            _REFUSED, call_id, f"more than {self._service.concurrency} requests at once".encode()
-                        )
+                        limit = f"more than {self._service.concurrency} requests at once"
+                        await self._send(_REFUSED, call_id, limit.encode())
                     else:
                         scope = self._running[call_id] = trio.CancelScope()
                         nursery.start_soon(self._answer, scope, call_id, frame[_HEADER:])
@@ -251,10 +273,8 @@ class _Answering(Generic[Query, Answer]):
                 kind, reply = await self._reply(body)
         finally:
             self._running.pop(call_id, None)
-        try:
+        with contextlib.suppress(StreamReset):  # the asker is gone; the reading side ends the stream
             await self._send(kind, call_id, reply)
-        except StreamReset:
-            pass  # the asker is gone; the reading side of this stream ends it
 
     async def _reply(self, body: bytes) -> tuple[int, bytes]:
         peer, protocol = self._stream.peer, self._service.protocol
@@ -277,7 +297,7 @@ class _Answering(Generic[Query, Answer]):
 
     async def _send(self, kind: int, call_id: int, body: bytes) -> None:
         async with self._sending:
-            with trio.CancelScope(shield=True, deadline=trio.current_time() + 10.0) as scope:
+            with trio.CancelScope(shield=True, deadline=trio.current_time() + _SEND_SECONDS) as scope:
                 await send_frame(self._stream, bytes([kind]) + call_id.to_bytes(4, "big"), body)
             if scope.cancelled_caught:
                 await self._stream.reset()

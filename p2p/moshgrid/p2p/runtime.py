@@ -13,14 +13,14 @@ import threading
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Future
 from contextlib import AbstractContextManager
-from typing import Any, ParamSpec, TypeVar
+from typing import ParamSpec, TypeVar
 
 import trio
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 
 from moshgrid.p2p.errors import Closed, LocalProtocolError
 
-__all__ = ["Runtime", "refuse_inside_event_loop"]
+__all__ = ["Runtime", "refuse_inside_event_loop", "wait_for"]
 
 Args = ParamSpec("Args")
 Result = TypeVar("Result")
@@ -40,8 +40,9 @@ class Runtime:
         cls = type(self)
         with cls._lock:
             if cls._portal is None:
-                cls._context = start_blocking_portal("trio", name="moshgrid")
+                cls._context = start_blocking_portal("trio")
                 cls._portal = cls._context.__enter__()
+                cls._portal.call(_name_thread)
             cls._leases += 1
             self._own: BlockingPortal | None = cls._portal
         self._pid = os.getpid()
@@ -51,7 +52,7 @@ class Runtime:
         if self._own is None:
             return
         self._own = None
-        if self._pid != os.getpid():
+        if self.is_foreign:
             return
         cls = type(self)
         context = None
@@ -77,18 +78,18 @@ class Runtime:
         raised again. Raises LocalProtocolError inside an event loop.
         """
         refuse_inside_event_loop()
-        future = self.soon(fn, *args, **kwargs)
-        try:
-            return future.result()
-        except KeyboardInterrupt:
-            _cancel_and_wait(future)
-            raise
+        return wait_for(self.soon(fn, *args, **kwargs))
+
+    @property
+    def is_foreign(self) -> bool:
+        """True in a process that was forked from the one with the thread."""
+        return self._pid != os.getpid()
 
     def soon(
         self, fn: Callable[Args, Awaitable[Result]], *args: Args.args, **kwargs: Args.kwargs
     ) -> Future[Result]:
         """Starts ``fn(*args)`` in the loop; cancelling the future cancels it."""
-        if self._pid != os.getpid():
+        if self.is_foreign:
             raise LocalProtocolError(
                 "this object was made before a fork and belongs to the parent process: "
                 "make a new Node in the child, or start processes with the 'spawn' method"
@@ -108,10 +109,19 @@ class Runtime:
         return future
 
 
-def _cancel_and_wait(future: Future[Any]) -> None:
-    future.cancel()
-    with contextlib.suppress(KeyboardInterrupt):
-        future.ended.wait(_LEAVING_SECONDS)  # type: ignore[attr-defined]
+def _name_thread() -> None:
+    threading.current_thread().name = "moshgrid"
+
+
+def wait_for(future: Future[Result]) -> Result:
+    """The result of a future from ``Runtime.soon``; Ctrl+C cancels the operation first."""
+    try:
+        return future.result()
+    except KeyboardInterrupt:
+        future.cancel()
+        with contextlib.suppress(KeyboardInterrupt):
+            future.ended.wait(_LEAVING_SECONDS)  # type: ignore[attr-defined]
+        raise
 
 
 def refuse_inside_event_loop() -> None:

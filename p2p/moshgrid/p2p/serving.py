@@ -19,8 +19,8 @@ _CLOSING_SECONDS = 5.0
 async def serve_stream(handler: StreamHandler, stream: Stream) -> None:
     """Runs ``handler`` and closes the stream after it, or resets it when the handler failed.
 
-    A peer that vanished is no event, nor is this one's end; one that broke a protocol's rules is one line; anything else
-    is a bug and logged with its traceback. Every one of them ends here.
+    A peer that vanished is no event, nor is this one's end; one that broke a protocol's rules is one
+    line; anything else is a bug and logged with its traceback. Every one of them ends here.
     """
     try:
         await handler(stream)

@@ -28,7 +28,7 @@ def serve(listen: list[str], bootstrap: list[str], identity: Path, network: str,
         signal.signal(each, leave)
     key = Identity.load_or_create(identity)
     with Node(listen=listen, bootstrap=bootstrap, identity=key, network=network) as node, DHT(node):
-        link = str(node.link)
+        link = node.link
         if as_json:
             addrs = list(node.addrs)
             print(json.dumps({"peer_id": node.peer_id, "addrs": addrs, "link": link}), flush=True)

@@ -40,7 +40,7 @@ class LocalSwarm:
     @property
     def link(self) -> str:
         """What another process on this computer joins with."""
-        return str(self._nodes[0].link)
+        return self._nodes[0].link
 
     def add_peer(self) -> Node:
         """One more peer, as a newcomer would join."""

@@ -6,8 +6,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from moshgrid.averaging import Averager, RoundReport, StateSnapshot
-from moshgrid.p2p import Node
-from moshgrid.p2p.errors import ConfigurationError
+from moshgrid.p2p import ConfigurationError, Link, Node
 
 if TYPE_CHECKING:
     import torch
@@ -49,7 +48,7 @@ class Run:
     @classmethod
     def join(
         cls,
-        link: str,
+        link: str | Link,
         run_id: str | None = None,
         *,
         model: torch.nn.Module,
@@ -61,12 +60,13 @@ class Run:
 
         ``run_id`` may be left out when the link names the run.
         """
-        run_id = run_id or run_in_link(link)
+        parsed = link if isinstance(link, Link) else Link.parse(link)
+        run_id = run_id or parsed.run
         if run_id is None:
             raise ConfigurationError(
                 "which run? Give run_id=…, or a link that names it: moshgrid://NETWORK/RUN@HOST:PORT/PEER"
             )
-        node = Node.join(link)
+        node = Node.from_link(parsed)
         try:
             run = cls(
                 node,
@@ -133,8 +133,3 @@ class Run:
             if parameter.data.data_ptr() != tensor.data_ptr():
                 parameter.data.copy_(tensor)
 
-
-def run_in_link(link: str) -> str | None:
-    """The run that a link names, if it names one: ``moshgrid://NETWORK/RUN@…``."""
-    name = link.removeprefix("moshgrid://").partition("@")[0]
-    return name.partition("/")[2] or None

@@ -65,8 +65,9 @@ class Conductor:
                 self._hand_out(crew, node.addrs)
                 self._until(crew, self._all_ready, _START_SECONDS)
                 self._view.note("all are ready: training begins")
-                for number in self._ready:
+                for number in sorted(self._ready):
                     crew.begin(number)
+                    self._view.state(number, "training")
                 self._until(crew, self._all_finished, _SILENCE_SECONDS)
                 self._view.note("training is over; downloading the swarm's model as a newcomer would")
                 comparison = self._compare(node)

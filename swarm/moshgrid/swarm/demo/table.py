@@ -70,9 +70,9 @@ class LiveTable:
 
     def __init__(self, console: Console, peers: int) -> None:
         self._rows = {number: Row(number) for number in range(1, peers + 1)}
-        self._live = Live(console=console, get_renderable=self._table, refresh_per_second=8)
         self._notes = ["starting the volunteers' processes"]
         self._started = time.monotonic()
+        self._live = Live(console=console, get_renderable=self._table, refresh_per_second=8)
 
     def __enter__(self) -> LiveTable:
         self._live.__enter__()

@@ -1,0 +1,44 @@
+# Everything a newcomer needs: `make demo` and `make test`. Each makes .venv on first use.
+
+VENV := .venv
+PY := $(VENV)/bin/python
+ARGS ?=
+
+.PHONY: demo test check bench simulate clean
+
+demo: $(VENV)/.demo
+	$(VENV)/bin/moshgrid demo $(ARGS)
+
+test: $(VENV)/.dev
+	$(PY) -m pytest $(ARGS)
+
+check: $(VENV)/.dev
+	$(PY) -m mypy
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(VENV)/bin/lint-imports
+
+bench: $(VENV)/.dev
+	@set -e; for script in benchmarks/*.py; do \
+		if [ -f "$$script" ]; then echo "== $$script"; $(PY) "$$script" $(ARGS); fi; done
+
+simulate: $(VENV)/.dev
+	$(PY) -m pytest -m slow --timeout=3600 $(ARGS)
+
+clean:
+	rm -rf $(VENV) demo-report dist
+
+$(VENV)/.demo: pyproject.toml constraints.txt
+	@sh scripts/prerequisites.sh
+	python3 -m venv $(VENV)
+	@echo 'installing into $(VENV): a few minutes the first time'
+	@$(PY) -m pip install --quiet -c constraints.txt -e '.[demo]'
+	@touch $@
+
+# The development environment holds all that the demo needs.
+$(VENV)/.dev: pyproject.toml constraints.txt
+	@sh scripts/prerequisites.sh
+	python3 -m venv $(VENV)
+	@echo 'installing into $(VENV): a few minutes the first time'
+	@$(PY) -m pip install --quiet -c constraints.txt -e '.[dev]'
+	@touch $@ $(VENV)/.demo

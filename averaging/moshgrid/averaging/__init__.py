@@ -1,0 +1,12 @@
+"""Averaging: Moshpit rounds over numpy arrays or torch tensors, with whoever is there.
+
+``Averager`` is for blocking code, ``AsyncAverager`` for asyncio. Needs numpy; torch is used when the
+caller's tensors are torch's.
+"""
+
+from moshgrid.averaging.async_averager import AsyncAverager
+from moshgrid.averaging.averager import Averager
+from moshgrid.averaging.report import RoundReport
+from moshgrid.averaging.state import StateSnapshot
+
+__all__ = ["AsyncAverager", "Averager", "RoundReport", "StateSnapshot"]

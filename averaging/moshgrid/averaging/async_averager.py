@@ -1,0 +1,125 @@
+"""``AsyncAverager``: the same averager for code that runs in asyncio."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from concurrent.futures import Future
+from types import TracebackType
+from typing import Any, Self
+
+from moshgrid.averaging.averager_setup import check_step, open_run, run_config, run_named_by
+from moshgrid.averaging.report import RoundReport
+from moshgrid.averaging.run_core import RunCore
+from moshgrid.averaging.state import StateSnapshot
+from moshgrid.p2p import AsyncNode
+from moshgrid.p2p.errors import Closed
+from moshgrid.p2p.event_log import EventSink
+from moshgrid.p2p.identity import PeerId
+
+__all__ = ["AsyncAverager"]
+
+
+class AsyncAverager:
+    """See ``Averager``: the same arguments and names; ``async with AsyncAverager(...)``, or await it."""
+
+    def __init__(
+        self,
+        node: AsyncNode,
+        run_id: str,
+        like: Sequence[Any],
+        group_size: int = 16,
+        min_group_size: int = 2,
+        compression: str = "float16",
+        topology: str = "moshpit",
+        reducer: str = "mean",
+        deadline: float | None = None,
+    ) -> None:
+        self._config = run_config(
+            run_id, like, group_size, min_group_size, compression, topology, reducer, deadline
+        )
+        self.node = node
+        self.run_id = run_id
+        self._owns_node = False
+        self._core: RunCore | None = None
+
+    @classmethod
+    def join(cls, link: str, run_id: str | None = None, *, like: Sequence[Any], **kwargs: Any) -> Self:
+        """An averager over a node of its own; see ``Averager.join``. Starts when entered or awaited."""
+        averager = cls(AsyncNode.from_link(link), run_named_by(link, run_id), like, **kwargs)
+        averager._owns_node = True
+        return averager
+
+    async def _start(self) -> Self:
+        if self._core is None:
+            if self._owns_node:
+                await self.node
+            try:
+                self._core = await self.node.call(open_run, self.node.host, self._config)
+            except BaseException:
+                if self._owns_node:
+                    await self.node.close()
+                raise
+        return self
+
+    def __await__(self) -> Generator[Any, None, Self]:
+        return self._start().__await__()
+
+    async def __aenter__(self) -> Self:
+        return await self._start()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    @property
+    def _running(self) -> RunCore:
+        if self._core is None:
+            raise Closed("this averager has not been started: use 'async with' or await it")
+        return self._core
+
+    @property
+    def peer_id(self) -> PeerId:
+        """This peer."""
+        return self.node.peer_id
+
+    @property
+    def round(self) -> int:
+        """The highest round known to be sealed in the run; 0 before the first."""
+        return self._running.round
+
+    @property
+    def peers(self) -> tuple[PeerId, ...]:
+        """Everybody known in the run, this peer included."""
+        return self._running.peers
+
+    async def step(self, arrays: Sequence[Any], weight: float = 1.0, rounds: int = 1) -> RoundReport:
+        """See ``Averager.step``."""
+        check_step(weight, rounds)
+        return await self.node.call(self._running.step, arrays, weight, rounds)
+
+    def step_soon(self, arrays: Sequence[Any], weight: float = 1.0, rounds: int = 1) -> Future[RoundReport]:
+        """See ``Averager.step_soon``; ``asyncio.wrap_future`` makes it awaitable."""
+        check_step(weight, rounds)
+        return self.node.soon(self._running.step, arrays, weight, rounds)
+
+    async def fetch_state(self) -> StateSnapshot | None:
+        """See ``Averager.fetch_state``."""
+        return await self.node.call(self._running.fetch_state)
+
+    def add_event_sink(self, sink: EventSink) -> None:
+        """See ``Averager.add_event_sink``."""
+        self.node.host.events.add_sink(sink)
+
+    async def close(self) -> None:
+        """Leaves the run, and closes the node if ``join`` made it. May be called again."""
+        if self._core is not None:
+            try:
+                await self.node.call(self._core.aclose)
+            except Closed:
+                pass  # the node was closed first, and took its layers along
+        if self._owns_node:
+            await self.node.close()
+
+    def __repr__(self) -> str:
+        return f"AsyncAverager({self.run_id!r}, {self.peer_id})"

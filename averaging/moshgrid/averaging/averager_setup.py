@@ -1,0 +1,75 @@
+"""What both kinds of ``Averager`` are made from: checked arguments, and the run they open."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from moshgrid.averaging.manifest import MAX_MEMBERS
+from moshgrid.averaging.run_core import RunConfig, RunCore
+from moshgrid.averaging.schema import Schema
+from moshgrid.averaging.topology import topology_by_name
+from moshgrid.compression import get_codec
+from moshgrid.dht import DHTNode
+from moshgrid.p2p.errors import ConfigurationError
+from moshgrid.p2p.host import Host
+from moshgrid.p2p.link import Link
+
+__all__ = ["check_step", "open_run", "run_config", "run_named_by"]
+
+
+def run_config(
+    run_id: str,
+    like: Sequence[Any],
+    group_size: int,
+    min_group_size: int,
+    compression: str,
+    topology: str,
+    reducer: str,
+    deadline: float | None,
+) -> RunConfig:
+    """The arguments of an averager, checked. Raises ConfigurationError that says what is allowed."""
+    if not isinstance(run_id, str) or not 1 <= len(run_id.encode()) <= 64 or "/" in run_id:
+        raise ConfigurationError("run_id must be 1 to 64 bytes of text without '/'")
+    if not isinstance(group_size, int) or not 2 <= group_size <= MAX_MEMBERS:
+        raise ConfigurationError(f"group_size must be 2 to {MAX_MEMBERS}, not {group_size!r}")
+    if not isinstance(min_group_size, int) or not 2 <= min_group_size <= group_size:
+        raise ConfigurationError(
+            f"min_group_size must be 2 to group_size ({group_size}), not {min_group_size!r}"
+        )
+    if reducer != "mean":
+        raise ConfigurationError(f"there is no reducer {reducer!r}; there is: mean")
+    if deadline is not None and not 0 < deadline <= 15:
+        raise ConfigurationError(f"deadline must be more than 0 and at most 15 s, not {deadline!r}")
+    try:
+        get_codec(compression)
+        grouping = topology_by_name(topology, group_size)
+    except KeyError as error:
+        raise ConfigurationError(error.args[0]) from None
+    return RunConfig(run_id, Schema.of(like), grouping, group_size, min_group_size, compression, deadline)
+
+
+def run_named_by(link: str, run_id: str | None) -> str:
+    """The run to join: ``run_id``, or the one that the link names."""
+    named = run_id or Link.parse(link).run
+    if named is None:
+        raise ConfigurationError(
+            "which run? Give run_id=…, or a link that names it: moshgrid://NETWORK/RUN@HOST:PORT/PEER"
+        )
+    return named
+
+
+async def open_run(host: Host, config: RunConfig) -> RunCore:
+    """Starts the run at a host, in its event loop."""
+    core = RunCore(host, await DHTNode.of(host), config)
+    await core.start()
+    return core
+
+
+def check_step(weight: float, rounds: int) -> None:
+    """Raises ConfigurationError for a weight or a number of rounds that makes no sense."""
+    if not isinstance(weight, int | float) or not (math.isfinite(weight) and 0 <= weight <= 1e9):
+        raise ConfigurationError(f"weight must be a number from 0 to 1e9, not {weight!r}")
+    if not isinstance(rounds, int) or not 1 <= rounds <= 64:
+        raise ConfigurationError(f"rounds must be 1 to 64, not {rounds!r}")

@@ -1,0 +1,57 @@
+"""Leading: what a leader writes into the manifest of the group that came together. Pure."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+
+from moshgrid.averaging.fractions import water_filling
+from moshgrid.averaging.manifest import MAX_PART_BYTES, Manifest, Member
+from moshgrid.averaging.schema import Schema
+from moshgrid.averaging.wire import Offer
+from moshgrid.compression import Codec
+from moshgrid.p2p.identity import PeerId
+
+__all__ = ["compose_manifest"]
+
+
+def compose_manifest(
+    run: bytes,
+    group_key: str,
+    round_number: int,
+    members: Sequence[tuple[PeerId, Offer]],
+    schema: Schema,
+    codec: Codec,
+    rng: random.Random,
+) -> Manifest:
+    """The manifest for ``members``, leader first; the others are shuffled, so that turns are fair.
+
+    Every reducer gets at least a part where the vector is long enough; fractions are water-filled on
+    what the members say of their bandwidths, a member that says nothing counting as the median.
+    """
+    leader, *others = members
+    rng.shuffle(others)
+    roster = [leader, *others]
+    known = sorted(offer.bandwidth for _, offer in roster if offer.bandwidth > 0)
+    usual = known[len(known) // 2] if known else 1.0
+    fractions = water_filling([(offer.bandwidth or usual) if offer.reduces else 0.0 for _, offer in roster])
+    dtype = schema.wire_dtype(codec.dtypes)
+    largest = MAX_PART_BYTES
+    while codec.encoded_bytes(largest, dtype) > MAX_PART_BYTES:
+        largest //= 2
+    return Manifest(
+        run=run,
+        group_key=group_key,
+        round=round_number,
+        members=tuple(
+            Member(peer, "full" if offer.reduces else "client", offer.weight, fraction)
+            for (peer, offer), fraction in zip(roster, fractions, strict=True)
+        ),
+        codec=codec.name,
+        dtype="float64" if dtype.itemsize == 8 else "float32",
+        elements=schema.elements,
+        part_elements=max(1, min(largest, -(-schema.elements // len(roster)))),
+        schema=schema.digest,
+        reference=b"",
+        nonce=rng.randbytes(16),
+    )

@@ -1,0 +1,172 @@
+"""Links: one stream to each peer that this host averages with, carrying the frames of all runs.
+
+Awaits, and decides nothing: what is sent is queued in order, what arrives is handed to the run named in
+the frame, and a link that ends is reported to every run.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Protocol
+
+import trio
+
+from moshgrid.averaging.wire import MAX_FRAME, Frame, decode_frame
+from moshgrid.p2p.errors import MoshgridError
+from moshgrid.p2p.framing import FrameReader, send_frame
+from moshgrid.p2p.host import Host
+from moshgrid.p2p.identity import PeerId
+from moshgrid.p2p.network import Stream
+
+__all__ = ["LinkUser", "Links"]
+
+PROTOCOL = "/moshgrid/average/1"
+_LAYER = "averaging"
+_OPEN_SECONDS = 10.0
+_SEND_SECONDS = 60.0
+_MAX_QUEUED = 65536
+_HEARD_EVERY = 0.05
+
+_log = logging.getLogger("moshgrid.averaging")
+
+
+class LinkUser(Protocol):
+    """A run that uses the links. All methods are called in the loop and must not block."""
+
+    def frame_arrived(self, peer: PeerId, frame: Frame) -> None:
+        """A whole frame of this run came from ``peer``."""
+        ...
+
+    def bytes_arrived(self, peer: PeerId) -> None:
+        """Some bytes came from ``peer``, of whatever run."""
+        ...
+
+    def link_lost(self, peer: PeerId, reason: str) -> None:
+        """The link to or from ``peer`` ended."""
+        ...
+
+
+class Links:
+    """All links of a host; get it with ``Links.of``."""
+
+    def __init__(self, host: Host) -> None:
+        self._host = host
+        self._users: dict[bytes, LinkUser] = {}
+        self._outboxes: dict[PeerId, trio.MemorySendChannel[tuple[bytes, bytes]]] = {}
+        host.network.serve(PROTOCOL, self._receive)
+        host.network.on_lost(lambda peer: self._lost(peer, "the connection was lost"))
+
+    @classmethod
+    def of(cls, host: Host) -> Links:
+        """The links of ``host``, made on the first call."""
+        links = host.layers.get(_LAYER)
+        if links is None:
+            links = host.layers[_LAYER] = cls(host)
+        assert isinstance(links, Links)
+        return links
+
+    def attach(self, run: bytes, user: LinkUser) -> None:
+        """Hands frames of ``run`` (16 bytes) to ``user``. Raises ValueError when it has one already."""
+        if run in self._users:
+            raise ValueError("this node takes part in that run already")
+        self._users[run] = user
+
+    def detach(self, run: bytes) -> None:
+        """Stops handing frames of ``run`` to anybody."""
+        self._users.pop(run, None)
+
+    def send(self, peer: PeerId, header: bytes, payload: bytes = b"") -> None:
+        """Queues a frame; a link that cannot take it is reported lost."""
+        outbox = self._outboxes.get(peer)
+        if outbox is None:
+            outbox, queue = trio.open_memory_channel[tuple[bytes, bytes]](_MAX_QUEUED)
+            self._outboxes[peer] = outbox
+            self._host.nursery.start_soon(self._send_queued, peer, outbox, queue)
+        try:
+            outbox.send_nowait((header, payload))
+        except trio.WouldBlock:
+            self._close_outbox(peer, outbox)
+            self._lost(peer, f"more than {_MAX_QUEUED} messages wait to be sent")
+
+    async def _send_queued(
+        self,
+        peer: PeerId,
+        outbox: trio.MemorySendChannel[tuple[bytes, bytes]],
+        queue: trio.MemoryReceiveChannel[tuple[bytes, bytes]],
+    ) -> None:
+        reason = "the link was closed"
+        stream: Stream | None = None
+        try:
+            with trio.fail_after(_OPEN_SECONDS):
+                stream = await self._host.network.open_stream(peer, PROTOCOL)
+            async for header, payload in queue:
+                with trio.fail_after(_SEND_SECONDS):
+                    await send_frame(stream, header, payload)
+        except trio.TooSlowError:
+            reason = "took no bytes for too long" if stream else f"no connection within {_OPEN_SECONDS:.0f} s"
+        except MoshgridError as error:
+            reason = _first_line(error)
+        finally:
+            self._close_outbox(peer, outbox)
+            if stream is not None:
+                with trio.CancelScope(shield=True, deadline=trio.current_time() + 1.0):
+                    await stream.reset()
+        self._lost(peer, reason)
+
+    def _close_outbox(self, peer: PeerId, outbox: trio.MemorySendChannel[tuple[bytes, bytes]]) -> None:
+        outbox.close()
+        if self._outboxes.get(peer) is outbox:
+            del self._outboxes[peer]
+
+    async def _receive(self, stream: Stream) -> None:
+        reader = FrameReader(_Listening(stream, self._heard), MAX_FRAME)
+        reason = "it closed the link"
+        try:
+            while (data := await reader.read()) is not None:
+                frame = decode_frame(data, stream.peer)
+                user = self._users.get(frame.run)
+                if user is not None:
+                    user.frame_arrived(stream.peer, frame)
+        except MoshgridError as error:
+            reason = _first_line(error)
+            await stream.reset()
+        self._lost(stream.peer, reason)
+
+    def _heard(self, peer: PeerId) -> None:
+        for user in self._users.values():
+            user.bytes_arrived(peer)
+
+    def _lost(self, peer: PeerId, reason: str) -> None:
+        outbox = self._outboxes.get(peer)
+        if outbox is not None:
+            self._close_outbox(peer, outbox)
+        for user in list(self._users.values()):
+            user.link_lost(peer, reason)
+
+
+class _Listening:
+    """A stream that tells, now and then, that bytes come in."""
+
+    def __init__(self, stream: Stream, heard: Callable[[PeerId], None]) -> None:
+        self._stream = stream
+        self._heard = heard
+        self._told = 0.0
+        self.peer = stream.peer
+        self.protocol = stream.protocol
+        self.send = stream.send
+        self.close_write = stream.close_write
+        self.close = stream.close
+        self.reset = stream.reset
+
+    async def receive(self, max_bytes: int = 65536) -> bytes:
+        data = await self._stream.receive(max_bytes)
+        now = trio.current_time()
+        if now >= self._told + _HEARD_EVERY:
+            self._told = now
+            self._heard(self.peer)
+        return data
+
+
+def _first_line(error: MoshgridError) -> str:
+    return " ".join(line.strip() for line in str(error).splitlines()[:3])

@@ -1,0 +1,168 @@
+"""What a peer knows of its run from the DHT: who takes part, how far it is, who seeks a group. Awaits.
+
+Three kinds of keys: members (kept alive by each peer), progress (put by the leader of each sealed
+round), and one key per group, where a peer declares the round for which it is or will be there.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import trio
+
+from moshgrid.dht import DHTNode, Record
+from moshgrid.p2p.errors import MoshgridError
+from moshgrid.p2p.identity import PeerId
+
+__all__ = ["Membership"]
+
+_MEMBER_TTL = 60.0
+_DECLARATION_TTL = 300.0
+_PROGRESS_TTL = 3600.0
+_RETRY_SECONDS = 2.0
+_JOIN_SECONDS = 10.0
+
+_log = logging.getLogger("moshgrid.averaging")
+
+
+class Membership:
+    """A live view of a run's records, and this peer's own."""
+
+    def __init__(self, dht: DHTNode, run_id: str, nursery: trio.Nursery, changed: Callable[[str], None]) -> None:
+        self._dht = dht
+        self._prefix = f"avg/{run_id}"
+        self._nursery = nursery
+        self._changed = changed
+        self._me = dht.host.peer_id
+        self._members: dict[PeerId, int] = {}
+        self._seekers: dict[str, dict[PeerId, int]] = {}
+        self._watched: set[str] = set()
+        self._declared: tuple[str, int, float] | None = None
+        self._progress = 0
+        self._kept: Any = None
+
+    @property
+    def peers(self) -> tuple[PeerId, ...]:
+        """Everybody in the run, this peer included."""
+        now_ms = self._dht.host.clock.wall_ms()
+        self._members = {peer: until for peer, until in self._members.items() if until > now_ms}
+        return tuple({*self._members, self._me})
+
+    @property
+    def progress(self) -> int:
+        """The highest sealed round that a record tells of."""
+        return self._progress
+
+    def seekers(self, group_key: str, round_number: int) -> list[PeerId]:
+        """Who is declared under a key for that round, this peer excluded."""
+        declared = self._seekers.get(group_key, {})
+        return [peer for peer, at in declared.items() if at == round_number and peer != self._me]
+
+    def lost(self, peer: PeerId) -> None:
+        """The connection to a peer is gone: its records no longer say that it is there."""
+        self._members.pop(peer, None)
+        for key, declared in self._seekers.items():
+            if declared.pop(peer, None) is not None:
+                self._changed(key)
+
+    def seen(self, peer: PeerId) -> None:
+        """A peer of this run spoke: it is there, whatever the records say."""
+        self._members.setdefault(peer, self._dht.host.clock.wall_ms() + round(_MEMBER_TTL * 1000))
+
+    async def start(self) -> None:
+        """Joins the run: reads what is known, then announces this peer."""
+        await self._dht.joined(_JOIN_SECONDS)
+        self._watch(self._key("members"), self._member_changed)
+        self._watch(self._key("progress"), self._progress_changed)
+        self._kept = self._dht.keep(self._key("members"), {}, ttl=_MEMBER_TTL)
+        await self.refresh()
+
+    async def refresh(self) -> None:
+        """Reads who takes part and how far the run is, besides what the watches bring."""
+        try:
+            for record in (await self._dht.get_all(self._key("members"))).values():
+                self._member_changed(record)
+            for record in (await self._dht.get_all(self._key("progress"))).values():
+                self._progress_changed(record)
+        except MoshgridError as error:
+            _log.warning("the run's records cannot be read yet: %s", error)
+
+    async def declare(self, group_key: str, round_number: int) -> None:
+        """Says that this peer is, or will be, under ``group_key`` for that round, and nowhere else."""
+        now = self._dht.host.clock.now()
+        before, self._declared = self._declared, (group_key, round_number, now)
+        if before is not None:
+            key, at, when = before
+            if (key, at) == (group_key, round_number) and now < when + _DECLARATION_TTL / 2:
+                self._declared = before
+                return
+            if key != group_key and at == round_number:
+                # Whoever waits there for this peer would wait in vain.
+                await self._dht.put(self._key("group", key), {"round": 0}, ttl=_DECLARATION_TTL)
+        await self._dht.put(self._key("group", group_key), {"round": round_number}, ttl=_DECLARATION_TTL)
+
+    def attend(self, group_key: str) -> None:
+        """Follows who is declared under ``group_key`` from now on."""
+        self._watch(self._key("group", group_key), lambda record: self._seeker_changed(group_key, record))
+
+    def sealed(self, round_number: int) -> None:
+        """This peer sealed a round."""
+        self._progress = max(self._progress, round_number)
+
+    async def publish_progress(self, round_number: int) -> None:
+        """Tells the run that a round was sealed; for the leader."""
+        await self._dht.put(self._key("progress"), {"round": round_number}, ttl=_PROGRESS_TTL)
+
+    async def leave(self) -> None:
+        """Takes this peer's records back."""
+        if self._kept is not None:
+            await self._kept.aclose()
+            await self._dht.delete(self._key("members"))
+        if self._declared is not None:
+            await self._dht.delete(self._key("group", self._declared[0]))
+
+    # Records ----------------------------------------------------------------------------------------
+
+    def _key(self, *path: str) -> str:
+        return "/".join((self._prefix, *path))
+
+    def _watch(self, key: str, changed: Callable[[Record], None]) -> None:
+        if key not in self._watched:
+            self._watched.add(key)
+            self._nursery.start_soon(self._follow, key, changed)
+
+    async def _follow(self, key: str, changed: Callable[[Record], None]) -> None:
+        while True:
+            try:
+                async with self._dht.watch(key) as records:
+                    async for record in records:
+                        changed(record)
+            except MoshgridError:
+                pass
+            await trio.sleep(_RETRY_SECONDS)
+
+    def _member_changed(self, record: Record) -> None:
+        if record.deleted:
+            self._members.pop(record.author, None)
+        else:
+            self._members[record.author] = round(record.expires_at * 1000)
+
+    def _progress_changed(self, record: Record) -> None:
+        self._progress = max(self._progress, _round_in(record))
+
+    def _seeker_changed(self, group_key: str, record: Record) -> None:
+        declared = self._seekers.setdefault(group_key, {})
+        if record.deleted:
+            declared.pop(record.author, None)
+        else:
+            declared[record.author] = _round_in(record)
+        self._changed(group_key)
+
+
+def _round_in(record: Record) -> int:
+    """The round that a record names; 0 when it names none (a stranger may write anything)."""
+    value = record.value
+    number = value.get("round") if isinstance(value, dict) else None
+    return number if isinstance(number, int) and 0 < number < 2**40 else 0

@@ -1,0 +1,38 @@
+"""Patience: how long a group waits for members that are declared but have not come.
+
+Median + 5 × 1.4826 × MAD of the last arrival offsets, at least 1.1 × the median, within bounds; a fixed
+first value until there are samples.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from statistics import median
+
+__all__ = ["Patience"]
+
+_FIRST = 3.0
+_LEAST = 2.0
+_MOST = 15.0
+_SAMPLES = 256
+_ENOUGH = 8
+
+
+class Patience:
+    """Learns from how long earlier groups took to come together."""
+
+    def __init__(self) -> None:
+        self._offsets: deque[float] = deque(maxlen=_SAMPLES)
+
+    def observed(self, seconds: float) -> None:
+        """A group was complete ``seconds`` after this peer began to look for it."""
+        self._offsets.append(seconds)
+
+    @property
+    def seconds(self) -> float:
+        """How long to wait now."""
+        if len(self._offsets) < _ENOUGH:
+            return _FIRST
+        middle = median(self._offsets)
+        spread = median(abs(offset - middle) for offset in self._offsets)
+        return min(_MOST, max(_LEAST, 1.1 * middle, middle + 5 * 1.4826 * spread))

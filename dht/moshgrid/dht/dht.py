@@ -1,0 +1,164 @@
+"""``DHT``: the hash table for blocking code. Its node's event loop runs in a background thread."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from types import TracebackType
+from typing import Any
+
+from moshgrid.dht.dht_node import DHTNode
+from moshgrid.dht.keeping import Keep
+from moshgrid.dht.values import Record
+from moshgrid.dht.watching import OpenWatch
+from moshgrid.dht.writing import PutReport
+from moshgrid.p2p.identity import PeerId
+from moshgrid.p2p.link import Link
+from moshgrid.p2p.node import Node
+
+__all__ = ["DHT", "Kept", "RecordWatch"]
+
+
+class DHT:
+    """Signed, expiring records under group keys: every peer may put its own under any key.
+
+    ``DHT(node)`` uses a node that others use too; ``DHT.join(link)`` makes one and closes it. From
+    asyncio use ``AsyncDHT``.
+    """
+
+    def __init__(self, node: Node) -> None:
+        self.node = node
+        self._owns_node = False
+        self._inner: DHTNode = node.call(_node_of, node)
+
+    @classmethod
+    def join(cls, link: str | Link, *, timeout: float = 15.0, **kwargs: Any) -> DHT:
+        """Joins the network of ``link``; ``kwargs`` are those of ``Node``.
+
+        Raises Unreachable when none of its addresses answers within ``timeout`` seconds.
+        """
+        node = Node.from_link(link, **kwargs)
+        try:
+            dht = cls(node)
+            node.call(dht._inner.join, timeout)
+        except BaseException:
+            node.close()
+            raise
+        dht._owns_node = True
+        return dht
+
+    @property
+    def peer_id(self) -> PeerId:
+        """This peer, the author of what is put here."""
+        return self.node.peer_id
+
+    def put(self, key: str, value: Any, ttl: float = 600, suffix: str = "") -> PutReport:
+        """Stores ``value`` as this peer's record under ``key`` for ``ttl`` seconds (30 to 3,600).
+
+        A peer has one record per key and suffix; a second put replaces the first. ``value`` is
+        anything msgpack can hold in 1,024 bytes. Returns when five peers hold it, or all there are.
+        Raises ConfigurationError, RecordRejected (too large) and Unreachable.
+        """
+        return self.node.call(self._inner.put, key, value, ttl, suffix)
+
+    def get(self, key: str, author: PeerId | None = None) -> Record | None:
+        """The newest record under ``key``, of ``author`` when given; None when there is none.
+
+        Raises Unreachable when the network cannot be reached.
+        """
+        return self.node.call(self._inner.get, key, author)
+
+    def get_all(self, key: str) -> dict[str, Record]:
+        """Every live record under ``key``, by the author's peer id, or ``author/suffix``."""
+        return self.node.call(self._inner.get_all, key)
+
+    def delete(self, key: str, suffix: str = "") -> PutReport:
+        """Takes this peer's record back."""
+        return self.node.call(self._inner.delete, key, suffix)
+
+    def keep(self, key: str, value: Any, ttl: float = 600, suffix: str = "") -> Kept:
+        """Puts a record and refreshes it until the returned handle is closed."""
+        return Kept(self.node, self.node.call(self._inner.kept, key, value, ttl, suffix))
+
+    def watch(self, key: str) -> RecordWatch:
+        """An iterator over the records under ``key``: what is stored first, then each change.
+
+        A deletion comes as a Record with ``deleted`` set. Close it when done; it is a context manager.
+        """
+        return RecordWatch(self.node, self.node.call(self._inner.open_watch, key))
+
+    def close(self) -> None:
+        """Closes the node when ``join`` made it; otherwise the node goes on."""
+        if self._owns_node:
+            self.node.close()
+
+    def __enter__(self) -> DHT:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"DHT({self.node!r})"
+
+
+class Kept:
+    """A record that is refreshed until it is closed."""
+
+    def __init__(self, node: Node, keep: Keep) -> None:
+        self._node = node
+        self._keep = keep
+
+    def update(self, value: Any) -> PutReport:
+        """Puts ``value`` at once and refreshes it from now on."""
+        return self._node.call(self._keep.update, value)
+
+    def close(self) -> None:
+        """Stops refreshing; the record stays until it expires."""
+        self._node.call(self._keep.aclose)
+
+    def __enter__(self) -> Kept:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class RecordWatch:
+    """Iterates over the changes of a key; waits for the next one, and ends when it is closed."""
+
+    def __init__(self, node: Node, watch: OpenWatch) -> None:
+        self._node = node
+        self._watch = watch
+        self._ready: deque[Record] = deque()
+
+    def __iter__(self) -> Iterator[Record]:
+        return self
+
+    def __next__(self) -> Record:
+        if not self._ready:
+            # All that is there crosses the bridge at once.
+            self._ready.extend(self._node.call(self._watch.next_batch))
+        if not self._ready:
+            raise StopIteration
+        return self._ready.popleft()
+
+    def close(self) -> None:
+        """Ends the watch; a waiting iteration in another thread ends too."""
+        self._node.call(self._watch.aclose)
+
+    def __enter__(self) -> RecordWatch:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+async def _node_of(node: Node) -> DHTNode:
+    return await DHTNode.of(node.host)

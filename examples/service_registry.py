@@ -1,0 +1,41 @@
+"""Just the DHT, for other tools: who offers which service right now. No numpy, no torch.
+
+    python examples/service_registry.py         # three machines in this process, as a try-out
+    python examples/service_registry.py LINK    # announce this machine in the network behind LINK
+"""
+
+import sys
+
+from moshgrid.dht import DHT
+from moshgrid.p2p import Node
+
+
+def announce(dht: DHT, vram: int) -> None:
+    """Says for a minute that this machine has a GPU; ``dht.keep`` would say so until closed."""
+    report = dht.put("services/gpu", {"vram": vram}, ttl=60)
+    print(f"announced at {len(report.stored_at)} peers")
+
+
+def look(dht: DHT) -> None:
+    """Lists everybody's announcements; each is signed by its author and expires by itself."""
+    for record in dht.get_all("services/gpu").values():
+        print(f"{record.author} offers {record.value}, expires in {record.expires_in:.0f} s")
+
+
+def try_out() -> None:
+    """Three machines; they know the first one's address and nothing else."""
+    listen = ["/ip4/127.0.0.1/tcp/0"]
+    with Node(listen=listen, network="my-tool") as first, DHT(first) as dht:
+        with DHT.join(first.link, listen=listen) as second, DHT.join(first.link, listen=listen) as third:
+            announce(dht, vram=24)
+            announce(second, vram=80)
+            look(third)
+
+
+if __name__ == "__main__":
+    if len(sys.argv) > 1:
+        with DHT.join(sys.argv[1]) as dht:
+            announce(dht, vram=24)
+            look(dht)
+    else:
+        try_out()

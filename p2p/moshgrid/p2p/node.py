@@ -1,0 +1,112 @@
+"""``Node``: this computer as a peer, for blocking code. The event loop runs in a background thread."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import CancelledError, Future
+from types import TracebackType
+from typing import Any, ParamSpec, TypeVar
+
+from moshgrid.p2p.errors import Closed
+from moshgrid.p2p.host import Host
+from moshgrid.p2p.identity import Identity, PeerId
+from moshgrid.p2p.link import Link
+from moshgrid.p2p.node_core import DEFAULT_LISTEN, NodeConfig, NodeCore
+from moshgrid.p2p.runtime import refuse_inside_event_loop, wait_for
+
+__all__ = ["Node"]
+
+Args = ParamSpec("Args")
+Result = TypeVar("Result")
+
+
+class Node:
+    """A peer: identity, encrypted streams, typed requests; the layers build on it.
+
+    ``listen``: multiaddrs, by default all interfaces and any free port. ``bootstrap``: full multiaddrs
+    of peers to join through; that none answers is no error, they are tried again. ``identity``: None
+    for a new one in memory, the path of a key file (made when missing), or an ``Identity``.
+    ``network``: peers of differently named networks ignore each other. ``psk`` and ``relay`` are not
+    available yet. Raises ConfigurationError.
+
+    From asyncio use ``AsyncNode``.
+    """
+
+    def __init__(
+        self,
+        listen: Sequence[str] = DEFAULT_LISTEN,
+        bootstrap: Sequence[str] = (),
+        identity: Identity | str | os.PathLike[str] | None = None,
+        network: str = "public",
+        psk: object = None,
+        relay: bool = False,
+    ) -> None:
+        refuse_inside_event_loop()
+        core = NodeCore(NodeConfig(listen, bootstrap, identity, network, psk, relay))
+        try:
+            self._host = core.ready.result()
+        except BaseException:
+            core.abort()
+            raise
+        self._core = core
+
+    @classmethod
+    def from_link(cls, link: str | Link, **kwargs: Any) -> Node:
+        """A node in the network of ``link``, joining through its addresses."""
+        parsed = link if isinstance(link, Link) else Link.parse(link)
+        return cls(**{"network": parsed.network, "bootstrap": parsed.bootstrap, **kwargs})
+
+    @property
+    def peer_id(self) -> PeerId:
+        """This peer's id."""
+        return self._host.peer_id
+
+    @property
+    def addrs(self) -> tuple[str, ...]:
+        """Where others can dial this peer: full multiaddrs ending in ``/p2p/<id>``."""
+        return self._host.network.addrs
+
+    @property
+    def network(self) -> str:
+        """The network's name."""
+        return self._host.network_name
+
+    @property
+    def link(self) -> str:
+        """A ``moshgrid://`` link through which others join."""
+        return str(Link(self.network, None, self.addrs))
+
+    @property
+    def host(self) -> Host:
+        """What layers build on, to be used inside the event loop only."""
+        return self._core.host
+
+    def call(self, fn: Callable[Args, Awaitable[Result]], *args: Args.args, **kwargs: Args.kwargs) -> Result:
+        """Runs the async ``fn(*args)`` in the event loop and waits for its result; for layers."""
+        refuse_inside_event_loop()
+        try:
+            return wait_for(self._core.soon(fn, *args, **kwargs))
+        except CancelledError:
+            raise Closed("this node was closed during the call") from None
+
+    def soon(
+        self, fn: Callable[Args, Awaitable[Result]], *args: Args.args, **kwargs: Args.kwargs
+    ) -> Future[Result]:
+        """Starts the async ``fn(*args)`` in the event loop; cancelling the future cancels it."""
+        return self._core.soon(fn, *args, **kwargs)
+
+    def close(self) -> None:
+        """Leaves the network, layers first; at most 5 s; may be called again."""
+        self._core.close()
+
+    def __enter__(self) -> Node:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"Node({self.peer_id}, network={self.network!r})"

@@ -1,0 +1,103 @@
+"""Two kinds of networks for the same tests."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import trio
+
+from moshgrid.p2p.identity import Identity
+from moshgrid.p2p.network import Network
+from moshgrid.p2p.testing import MemorySwitch, run_virtual
+
+
+class Mesh:
+    """Makes networks and takes them away, each in a task of its own."""
+
+    def __init__(
+        self, nursery: trio.Nursery, open_one: Callable[[Identity], AbstractAsyncContextManager[Network]]
+    ) -> None:
+        self.nursery = nursery
+        self._open_one = open_one
+        self._living: dict[str, tuple[trio.Event, trio.Event]] = {}
+        self._count = 0
+
+    async def network(self) -> Network:
+        """A new peer."""
+        self._count += 1
+        return await self.nursery.start(self._live, Identity.from_seed(bytes([self._count]) * 32))
+
+    async def _live(self, identity: Identity, task_status: Any) -> None:
+        stop, stopped = self._living[identity.peer_id] = trio.Event(), trio.Event()
+        async with self._open_one(identity) as network:
+            task_status.started(network)
+            await stop.wait()
+        stopped.set()
+
+    async def pair(self) -> tuple[Network, Network]:
+        """Two connected peers; the first dialled the second."""
+        a, b = await self.network(), await self.network()
+        assert await a.dial(b.addrs[0]) == b.peer_id
+        return a, b
+
+    async def close(self, network: Network) -> None:
+        """Takes a peer off the network."""
+        stop, stopped = self._living.pop(network.peer_id)
+        stop.set()
+        await stopped.wait()
+
+    async def close_all(self) -> None:
+        """Takes everybody off."""
+        for stop, stopped in self._living.values():
+            stop.set()
+            await stopped.wait()
+
+
+@dataclass
+class World:
+    """How a test runs: which networks, and whose time."""
+
+    kind: str
+
+    def run(self, test: Callable[[Mesh], Awaitable[Any]], limit: float = 30.0) -> None:
+        """Runs ``test(mesh)``, failing after ``limit`` seconds of the loop's time."""
+
+        async def main() -> None:
+            with trio.fail_after(limit):
+                async with self._mesh() as mesh:
+                    await test(mesh)
+
+        if self.kind == "memory":
+            run_virtual(main)
+        else:
+            trio.run(main)
+
+    @asynccontextmanager
+    async def _mesh(self) -> AsyncIterator[Mesh]:
+        async with AsyncExitStack() as stack:
+            if self.kind == "memory":
+                switch = await stack.enter_async_context(MemorySwitch())
+
+                @asynccontextmanager
+                async def open_one(identity: Identity) -> AsyncIterator[Network]:
+                    network = switch.network(identity)
+                    yield network
+                    await network.aclose()
+            else:
+                from moshgrid.p2p.libp2p_network import open_libp2p_network
+
+                open_one = open_libp2p_network
+            nursery = await stack.enter_async_context(trio.open_nursery())
+            mesh = Mesh(nursery, open_one)
+            yield mesh
+            await mesh.close_all()
+
+
+@pytest.fixture(params=["memory", "libp2p"])
+def world(request: pytest.FixtureRequest) -> World:
+    """Each test runs in memory and over real sockets."""
+    return World(request.param)
