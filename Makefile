@@ -15,7 +15,6 @@ test: $(VENV)/.dev
 check: $(VENV)/.dev
 	$(PY) -m mypy
 	$(PY) -m ruff check .
-	$(PY) -m ruff format --check .
 	$(VENV)/bin/lint-imports
 
 bench: $(VENV)/.dev

@@ -1,7 +1,7 @@
 """Federated learning without a server: numpy only, each hospital keeps its patients' data.
 
-    python examples/federated.py            # three hospitals in this process, as a try-out
-    python examples/federated.py LINK       # one hospital of the network behind LINK
+python examples/federated.py            # three hospitals in this process, as a try-out
+python examples/federated.py LINK       # one hospital of the network behind LINK
 """
 
 import sys
@@ -34,7 +34,9 @@ def train(averager: Averager, seed: int) -> None:
 def try_out() -> None:
     """Three hospitals that find each other on this computer."""
     with LocalSwarm(3) as swarm:
-        averagers = swarm.averagers("logreg-v1", like=[np.zeros(FEATURES, np.float32), np.zeros(1, np.float32)])
+        averagers = swarm.averagers(
+            "logreg-v1", like=[np.zeros(FEATURES, np.float32), np.zeros(1, np.float32)]
+        )
         swarm.each(lambda i, node: train(averagers[i], seed=i))
 
 

@@ -1,7 +1,7 @@
 """Just the DHT, for other tools: who offers which service right now. No numpy, no torch.
 
-    python examples/service_registry.py         # three machines in this process, as a try-out
-    python examples/service_registry.py LINK    # announce this machine in the network behind LINK
+python examples/service_registry.py         # three machines in this process, as a try-out
+python examples/service_registry.py LINK    # announce this machine in the network behind LINK
 """
 
 import sys
@@ -25,11 +25,15 @@ def look(dht: DHT) -> None:
 def try_out() -> None:
     """Three machines; they know the first one's address and nothing else."""
     listen = ["/ip4/127.0.0.1/tcp/0"]
-    with Node(listen=listen, network="my-tool") as first, DHT(first) as dht:
-        with DHT.join(first.link, listen=listen) as second, DHT.join(first.link, listen=listen) as third:
-            announce(dht, vram=24)
-            announce(second, vram=80)
-            look(third)
+    with (
+        Node(listen=listen, network="my-tool") as first,
+        DHT(first) as dht,
+        DHT.join(first.link, listen=listen) as second,
+        DHT.join(first.link, listen=listen) as third,
+    ):
+        announce(dht, vram=24)
+        announce(second, vram=80)
+        look(third)
 
 
 if __name__ == "__main__":

@@ -84,7 +84,9 @@ def test_only_the_libp2p_files_import_libp2p(path: Path) -> None:
 )
 def test_importing_a_layer_loads_no_more_than_it_needs(module: str, unwanted: tuple[str, ...]) -> None:
     code = f"import sys, {module}; print(*sys.modules)"
-    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    loaded = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout.split()
     assert not set(unwanted) & set(loaded)
 
 
@@ -103,7 +105,9 @@ def test_sdist_to_wheel_to_an_empty_folder(tmp_path: Path) -> None:
     assert {n.partition("/")[0] for n in names if ".dist-info/" not in n} == {"moshgrid"}
     packed = {n for n in names if n.endswith(".py")}
     assert packed == {str(Path(*p.relative_to(ROOT).parts[1:])) for p in SOURCES}
-    code = f"import {', '.join(f'moshgrid.{layer}' for layer in SOURCE_ROOTS)}; print(moshgrid.swarm.__file__)"
+    code = (
+        f"import {', '.join(f'moshgrid.{layer}' for layer in SOURCE_ROOTS)}; print(moshgrid.swarm.__file__)"
+    )
     # -P and the path first: the wheel's files are imported, not the editable install's.
     env = {**os.environ, "PYTHONPATH": str(tmp_path / "installed")}
     where = subprocess.run(

@@ -77,7 +77,9 @@ def test_varints_come_back(value):
     assert read_uvarint(data, 0) == (value, len(data))
 
 
-@pytest.mark.parametrize("data", [b"", b"\x80", b"\x80\x00", b"\xff\x00", b"\xff" * 9 + b"\x02", b"\xff" * 11])
+@pytest.mark.parametrize(
+    "data", [b"", b"\x80", b"\x80\x00", b"\xff\x00", b"\xff" * 9 + b"\x02", b"\xff" * 11]
+)
 def test_bad_varints_are_refused(data):
     with pytest.raises(RecordRejected):
         read_uvarint(data, 0)

@@ -10,7 +10,9 @@ A = Identity.from_seed(bytes([1]) * 32).peer_id
 B = Identity.from_seed(bytes([2]) * 32).peer_id
 
 LINKS = {
-    f"moshgrid://public@203.0.113.7:31337/{A}": Link("public", None, (f"/ip4/203.0.113.7/tcp/31337/p2p/{A}",)),
+    f"moshgrid://public@203.0.113.7:31337/{A}": Link(
+        "public", None, (f"/ip4/203.0.113.7/tcp/31337/p2p/{A}",)
+    ),
     f"moshgrid://volunteers/albert-2026@203.0.113.7:31337/{A},[2001:db8::7]:4001/{B}#key={B}": Link(
         "volunteers",
         "albert-2026",

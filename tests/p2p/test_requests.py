@@ -160,7 +160,7 @@ def test_the_handlers_deadline(world):
 
 
 def test_cancelling_the_caller_cancels_the_work(world):
-    started, cancelled = [], []
+    started, cancelled, ended = [], [], trio.Event()
 
     async def handler(peer, ask):
         started.append(ask.number)
@@ -168,14 +168,14 @@ def test_cancelling_the_caller_cancels_the_work(world):
             await trio.sleep_forever()
         except trio.Cancelled:
             cancelled.append(ask.number)
+            ended.set()
             raise
 
     async def body(mesh, a, b, asking):
         with trio.move_on_after(0.2):
             await asking.ask(b.peer_id, SERVICE, Ask(7), timeout=10.0)
         with trio.fail_after(1.0):
-            while not cancelled:
-                await trio.sleep(0.001)
+            await ended.wait()
         assert started == cancelled == [7]
 
     scenario_over(world, handler, body)

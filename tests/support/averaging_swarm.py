@@ -1,9 +1,10 @@
 """A swarm of averaging peers on the in-memory network, in virtual time."""
 
 import random
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 
 import numpy as np
+import trio
 
 from moshgrid.averaging.averager_setup import run_config
 from moshgrid.averaging.round_driver import inline
@@ -16,9 +17,10 @@ from moshgrid.p2p.testing import MemorySwitch
 
 
 class Peer:
-    def __init__(self, host, core, network, arrays):
+    def __init__(self, host, core, network, arrays, scope):
         self.host, self.core, self.network, self.arrays = host, core, network, arrays
         self.id = host.peer_id
+        self.scope = scope
         self.events = []
         host.events.add_sink(self.events.append)
 
@@ -27,26 +29,34 @@ class Peer:
 
 
 class Swarm:
-    def __init__(self, switch, stack, seed, config):
-        self.switch, self._stack, self._seed, self._config = switch, stack, seed, config
+    def __init__(self, switch, nursery, seed, config):
+        self._switch, self._nursery, self._seed, self._config = switch, nursery, seed, config
         self.peers = []
 
     async def add(self, arrays):
-        i = len(self.peers)
-        identity = Identity.from_seed(bytes([i + 1, self._seed % 256]) * 16)
-        network = self.switch.network(identity)
-        bootstrap = tuple(self.peers[0].network.addrs) if self.peers else ()
-        host = await self._stack.enter_async_context(
-            open_host(
-                network, identity, bootstrap=bootstrap, clock=VirtualClock(),
-                rng=random.Random(self._seed * 1000 + i),
-            )
-        )
-        core = RunCore(host, await DHTNode.of(host), run_config("run", arrays, **self._config), inline)
-        await core.start()
-        peer = Peer(host, core, network, arrays)
+        peer = await self._nursery.start(self._live, arrays)
         self.peers.append(peer)
         return peer
+
+    def crash(self, peer):
+        """Ends a peer as SIGKILL would: nothing of it runs any more, its connections are gone."""
+        self._switch.crash(peer.id)
+        peer.scope.cancel()
+
+    async def _live(self, arrays, *, task_status):
+        i = len(self.peers)
+        identity = Identity.from_seed(bytes([i + 1, self._seed % 256]) * 16)
+        network = self._switch.network(identity)
+        bootstrap = tuple(self.peers[0].network.addrs) if self.peers else ()
+        rng = random.Random(self._seed * 1000 + i)
+        with trio.CancelScope() as scope:
+            async with open_host(
+                network, identity, bootstrap=bootstrap, clock=VirtualClock(), rng=rng
+            ) as host:
+                core = RunCore(host, await DHTNode.of(host), run_config("run", arrays, **self._config), inline)
+                await core.start()
+                task_status.started(Peer(host, core, network, arrays, scope))
+                await trio.sleep_forever()
 
 
 @asynccontextmanager
@@ -54,10 +64,12 @@ async def swarm(count, seed=0, size=24, **config):
     config = {
         "group_size": 4, "min_group_size": 2, "compression": "none", "topology": "moshpit",
         "reducer": "mean", "deadline": None, **config,
-    }
+    }  # fmt: skip
     rng = np.random.default_rng(seed)
-    async with MemorySwitch(seed=seed) as switch, AsyncExitStack() as stack:
-        group = Swarm(switch, stack, seed, config)
+    async with MemorySwitch(seed=seed) as switch, trio.open_nursery() as nursery:
+        group = Swarm(switch, nursery, seed, config)
         for _ in range(count):
-            await group.add([rng.normal(size=size).astype(np.float32), rng.normal(size=(3, 2)).astype(np.float32)])
+            shapes = (size, (3, 2))
+            await group.add([rng.normal(size=shape).astype(np.float32) for shape in shapes])
         yield group
+        nursery.cancel_scope.cancel()

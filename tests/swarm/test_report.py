@@ -116,6 +116,13 @@ def test_plain_lines_name_peer_round_group_loss_bytes_and_who_dropped(chronicle:
             view.stepped(step.volunteer, chronicle.part_of(step), step.round)
     lines = out.getvalue().splitlines()
     assert len(lines) == 7
-    for text in ("volunteer 1", "round   2", "group 1 2 4", "loss 0.500", "↑1.0 kB ↓2.0 kB", "4 died mid-round"):
+    for text in (
+        "volunteer 1",
+        "round   2",
+        "group 1 2 4",
+        "loss 0.500",
+        "↑1.0 kB ↓2.0 kB",
+        "4 died mid-round",
+    ):
         assert text in lines[2]
     assert "not averaged: nobody came" in lines[4]

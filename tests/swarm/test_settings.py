@@ -30,7 +30,9 @@ def test_a_bad_value_gets_one_line_that_says_what_is_allowed(wrong: dict[str, ob
 
 
 @given(peers=st.integers(4, 32), rounds=st.integers(6, 1000), data=st.data())
-def test_every_kill_has_a_round_of_its_own_within_the_run(peers: int, rounds: int, data: st.DataObject) -> None:
+def test_every_kill_has_a_round_of_its_own_within_the_run(
+    peers: int, rounds: int, data: st.DataObject
+) -> None:
     most = DemoSettings(peers=peers, rounds=rounds, kill=0).most_kills
     kill = data.draw(st.integers(0, most))
     when = DemoSettings(peers=peers, rounds=rounds, kill=kill).kill_rounds()

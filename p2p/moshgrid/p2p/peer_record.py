@@ -28,7 +28,8 @@ def make_peer_record(identity: Identity, addrs: Sequence[str], seq: int) -> byte
     ``/p2p/<id>`` at the end of an address is left out, as the record names the peer already.
     """
     suffix = f"/p2p/{identity.peer_id}"
-    infos = [encode_fields({1: Multiaddr(addr.removesuffix(suffix)).to_bytes()}) for addr in addrs[:MAX_ADDRS]]
+    binary = [Multiaddr(addr.removesuffix(suffix)).to_bytes() for addr in addrs[:MAX_ADDRS]]
+    infos = [encode_fields({1: addr}) for addr in binary]
     while True:
         payload = encode_fields({1: peer_id_to_bytes(identity.peer_id), 2: seq, 3: infos})
         raw = seal(identity, _DOMAIN, _PAYLOAD_TYPE, payload)

@@ -24,26 +24,25 @@ async def serve_stream(handler: StreamHandler, stream: Stream) -> None:
     """
     try:
         await handler(stream)
-    except Exception as error:  # the root of this stream's task: a bug in it is not the node's end
-        _report(stream, error)
+    except* Exception as errors:  # the root of this stream's task: a bug in it is not the node's end
+        _report(stream, errors)
     else:
         with trio.move_on_after(_CLOSING_SECONDS):
             await stream.close()
-            return
     finally:
         # After a close this does nothing; after a failure or a cancellation it frees the stream.
         with trio.CancelScope(shield=True, deadline=trio.current_time() + 1.0):
             await stream.reset()
 
 
-def _report(stream: Stream, error: Exception) -> None:
-    leaves = list(_leaves(error))
+def _report(stream: Stream, errors: ExceptionGroup[Exception]) -> None:
+    leaves = list(_leaves(errors))
     if all(isinstance(leaf, (StreamReset, Closed)) for leaf in leaves):
         _log.debug("%s: %s is gone: %s", stream.protocol, stream.peer, leaves[0])
     elif all(isinstance(leaf, MoshgridError) for leaf in leaves):
         _log.warning("%s: the stream of %s was reset: %s", stream.protocol, stream.peer, leaves[0])
     else:
-        _log.error("%s: serving %s failed", stream.protocol, stream.peer, exc_info=error)
+        _log.error("%s: serving %s failed", stream.protocol, stream.peer, exc_info=errors)
 
 
 def _leaves(error: BaseException) -> list[BaseException]:

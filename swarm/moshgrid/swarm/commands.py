@@ -61,7 +61,7 @@ def demo(
         seed=_whole("--seed", seed, SEEDS),
         peers=_whole("--peers", peers, PEERS),
         rounds=_whole("--rounds", rounds, ROUNDS),
-        kill=_whole("--kill", kill, range(0, PEERS.stop - 3)),
+        kill=_whole("--kill", kill, range(PEERS.stop - 3)),
         codec=codec,
         out=out,
         codecs=codec_names(),
@@ -82,7 +82,9 @@ def node(
     identity: Annotated[
         Path, typer.Option(help="Key file; made on first use. Keep it: the link names its peer id.")
     ] = Path("~/.config/moshgrid/identity.key"),
-    network: Annotated[str, typer.Option(help="Name of the network; peers of others are ignored.")] = "public",
+    network: Annotated[
+        str, typer.Option(help="Name of the network; peers of others are ignored.")
+    ] = "public",
     bootstrap: Annotated[
         list[str] | None, typer.Option(help="Address of a peer to join through; may be given more than once.")
     ] = None,
@@ -100,7 +102,9 @@ def new_identity(file: Path, as_json: JsonOption = False) -> None:
     from moshgrid.p2p.identity import Identity
 
     if file.expanduser().exists():
-        raise ConfigurationError(f"{file} exists already; give a new name, or see it with: moshgrid id show {file}")
+        raise ConfigurationError(
+            f"{file} exists already; give a new name, or see it with: moshgrid id show {file}"
+        )
     _print_identity(file, Identity.load_or_create(file).peer_id, as_json)
 
 

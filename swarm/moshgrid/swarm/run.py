@@ -132,4 +132,3 @@ class Run:
         for parameter, tensor in zip(self._parameters, tensors, strict=True):
             if parameter.data.data_ptr() != tensor.data_ptr():
                 parameter.data.copy_(tensor)
-

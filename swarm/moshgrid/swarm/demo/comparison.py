@@ -60,7 +60,8 @@ def compare(
     survivors = [c for c in contenders if c.final is not None]
     swarm, donors = _download(node, settings)
     if swarm is None:
-        swarm = np.mean([c.final for c in survivors], axis=0, dtype=np.float32)
+        copies = [c.final for c in survivors if c.final is not None]
+        swarm = np.stack(copies).mean(axis=0, dtype=np.float32)
     images = np.concatenate([c.images for c in survivors])
     steps = sum(c.steps for c in survivors)
     return Comparison(

@@ -106,7 +106,9 @@ class Conductor:
                 number, message = crew.inbox.get(timeout=0.25)
             except queue.Empty:
                 if time.monotonic() - last > silence:
-                    raise DemoFailed(f"no volunteer has said anything for {silence:.0f} s: giving up") from None
+                    raise DemoFailed(
+                        f"no volunteer has said anything for {silence:.0f} s: giving up"
+                    ) from None
                 continue
             last = time.monotonic()
             self._heard(crew, number, message)

@@ -13,7 +13,7 @@ import os
 import threading
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, BinaryIO
+from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -41,7 +41,7 @@ class Assignment:
     hold_from_round: int | None = None
     """From this round on, hold still when an exchange has started: the conductor ends this process then."""
 
-    def write(self, pipe: BinaryIO, x: npt.NDArray[np.float32], y: npt.NDArray[np.int64]) -> None:
+    def write(self, pipe: IO[bytes], x: npt.NDArray[np.float32], y: npt.NDArray[np.int64]) -> None:
         """Sends the assignment and the volunteer's images."""
         file = io.BytesIO()
         np.savez(file, x=x, y=y)
@@ -50,7 +50,7 @@ class Assignment:
         pipe.flush()
 
     @classmethod
-    def read(cls, pipe: BinaryIO) -> tuple[Assignment, npt.NDArray[np.float32], npt.NDArray[np.int64]]:
+    def read(cls, pipe: IO[bytes]) -> tuple[Assignment, npt.NDArray[np.float32], npt.NDArray[np.int64]]:
         """What ``write`` sent. Raises EOFError when the conductor is gone."""
         line = pipe.readline(_MAX_HEADER)
         if not line.endswith(b"\n"):

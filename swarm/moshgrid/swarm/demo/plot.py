@@ -39,7 +39,12 @@ def _draw_loss(panel: Any, rounds: list[dict[str, Any]]) -> None:
     losses = [[p["loss"] for p in r["peers"].values() if p["loss"] is not None] for r in trained]
     numbers = [r["round"] for r in trained]
     panel.fill_between(
-        numbers, [min(x) for x in losses], [max(x) for x in losses], color=_LOSS, alpha=0.18, label="range of volunteers"
+        numbers,
+        [min(x) for x in losses],
+        [max(x) for x in losses],
+        color=_LOSS,
+        alpha=0.18,
+        label="range of volunteers",
     )
     panel.plot(numbers, [r["loss"] for r in trained], color=_LOSS, label="mean of volunteers")
     panel.set_ylabel("training loss\n(on each one's own images)")

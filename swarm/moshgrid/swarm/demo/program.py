@@ -27,7 +27,9 @@ def run_demo(settings: DemoSettings, as_json: bool) -> None:
         report = build_report(settings, conductor.shares, conductor.chronicle, comparison, seconds)
         write(report, conductor.chronicle, settings.out)
     except KeyboardInterrupt:
-        print("moshgrid demo: interrupted; all volunteers have ended and nothing was written", file=sys.stderr)
+        print(
+            "moshgrid demo: interrupted; all volunteers have ended and nothing was written", file=sys.stderr
+        )
         sys.exit(INTERRUPTED)
     print("\n" + summary(report, settings.out), file=out)
     if as_json:

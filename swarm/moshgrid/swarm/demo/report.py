@@ -17,7 +17,14 @@ from moshgrid.swarm.demo.plot import draw
 from moshgrid.swarm.demo.settings import GROUP_SIZE, DemoSettings
 from moshgrid.swarm.demo.training import TRAINING
 
-__all__ = ["CENTRAL_AT_LEAST", "POINTS_ABOVE_ALONE", "POINTS_BELOW_CENTRAL", "build_report", "summary", "write"]
+__all__ = [
+    "CENTRAL_AT_LEAST",
+    "POINTS_ABOVE_ALONE",
+    "POINTS_BELOW_CENTRAL",
+    "build_report",
+    "summary",
+    "write",
+]
 
 CENTRAL_AT_LEAST = 95.0
 POINTS_BELOW_CENTRAL = 3.0
@@ -88,7 +95,7 @@ def summary(report: dict[str, Any], out: Path) -> str:
     kills = ", ".join(f"volunteer {k['volunteer']} in round {k['round']}" for k in report["kills"])
     late = report["late_join"]
     lines = [
-        f"Test accuracy on {report['settings']['peers']} volunteers' digits, seed {report['settings']['seed']}:",
+        f"Test accuracy, {report['settings']['peers']} volunteers, seed {report['settings']['seed']}:",
         f"  the swarm's model          {accuracy['swarm']:5.1f} %",
         f"  one central process        {accuracy['central']:5.1f} %   (all survivors' images, "
         f"{report['central']['steps']} steps)",
@@ -154,7 +161,10 @@ def _bars(report: dict[str, Any]) -> list[dict[str, Any]]:
     wanted = report["settings"]["kill"]
     late = report["late_join"]
     return [
-        _bar(central >= CENTRAL_AT_LEAST, f"the central process reaches {CENTRAL_AT_LEAST:.0f} %: {central:.1f}"),
+        _bar(
+            central >= CENTRAL_AT_LEAST,
+            f"the central process reaches {CENTRAL_AT_LEAST:.0f} %: {central:.1f}",
+        ),
         _bar(
             swarm >= central - POINTS_BELOW_CENTRAL,
             f"the swarm is at most {POINTS_BELOW_CENTRAL:.0f} points below it: {swarm - central:+.1f}",

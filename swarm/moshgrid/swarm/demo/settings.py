@@ -13,7 +13,7 @@ __all__ = ["GROUP_SIZE", "PEERS", "ROUNDS", "SEEDS", "DemoSettings"]
 GROUP_SIZE = 4
 PEERS = range(4, 33)
 ROUNDS = range(6, 1001)
-SEEDS = range(0, 2**31)
+SEEDS = range(2**31)
 
 _PEERS_TO_KEEP = 3
 """Three volunteers hold twelve hands of classes, so all ten classes: fewer could lose one."""
@@ -36,7 +36,7 @@ class DemoSettings:
         _within("--seed", self.seed, SEEDS)
         _within("--peers", self.peers, PEERS)
         _within("--rounds", self.rounds, ROUNDS)
-        _within("--kill", self.kill, range(0, self.most_kills + 1), self._why_so_few_kills())
+        _within("--kill", self.kill, range(self.most_kills + 1), self._why_so_few_kills())
         if self.codec not in self.codecs:
             raise ConfigurationError(f"--codec must be one of {', '.join(self.codecs)}, not {self.codec!r}")
         if self.out.exists() and not self.out.is_dir():

@@ -113,7 +113,9 @@ class LiveTable:
 def open_view(out: TextIO, peers: int) -> PlainLines | LiveTable:
     """The view that suits ``out``."""
     console = Console(file=out)
-    return LiveTable(console, peers) if console.is_terminal and not console.is_dumb_terminal else PlainLines(out)
+    return (
+        LiveTable(console, peers) if console.is_terminal and not console.is_dumb_terminal else PlainLines(out)
+    )
 
 
 def row_of(volunteer: int, part: Mapping[str, Any], number: int) -> Row:

@@ -84,7 +84,7 @@ class Learner:
             batch = next(self._batches)
             loss = functional.cross_entropy(self.model(self._x[batch]), self._y[batch])
             self._optimizer.zero_grad()
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]  # torch has no types for it
             self._optimizer.step()
             total += loss.item()
         self.steps += steps

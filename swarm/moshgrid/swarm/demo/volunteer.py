@@ -50,20 +50,22 @@ def main() -> None:
     if assignment.late:
         outbox.tell("waiting")
         orders.begin.wait()
-    with Node(
-        listen=["/ip4/127.0.0.1/tcp/0"], bootstrap=list(assignment.bootstrap), network=assignment.network
-    ) as node:
-        with Run(
+    with (
+        Node(
+            listen=["/ip4/127.0.0.1/tcp/0"], bootstrap=list(assignment.bootstrap), network=assignment.network
+        ) as node,
+        Run(
             node, assignment.run_id, learner.model, group_size=GROUP_SIZE, compression=assignment.codec
-        ) as run:
-            run.averager.add_event_sink(_Witness(outbox, assignment.hold_from_round))
-            outbox.tell("ready", peer=node.peer_id)
-            if assignment.late:
-                _catch_up(run, outbox)
-            orders.begin.wait()
-            _train(run, learner, assignment, outbox)
-            outbox.tell("finished", steps=learner.steps, parameters=pack_floats(flatten(learner.parameters())))
-            orders.leave.wait()
+        ) as run,
+    ):
+        run.averager.add_event_sink(_Witness(outbox, assignment.hold_from_round))
+        outbox.tell("ready", peer=node.peer_id)
+        if assignment.late:
+            _catch_up(run, outbox)
+        orders.begin.wait()
+        _train(run, learner, assignment, outbox)
+        outbox.tell("finished", steps=learner.steps, parameters=pack_floats(flatten(learner.parameters())))
+        orders.leave.wait()
 
 
 def _catch_up(run: Run, outbox: Outbox) -> None:
@@ -118,7 +120,7 @@ class _Orders:
 
 
 class _Witness:
-    """Passes the averaging events on, and holds still in the exchange in which the process is to be killed."""
+    """Passes events on, and holds still in the exchange in which this process is to be killed."""
 
     def __init__(self, outbox: Outbox, hold_from_round: int | None) -> None:
         self._outbox = outbox
