@@ -60,7 +60,9 @@ def test_eight_members_survive_random_double_crashes():
         victims = rng.sample(range(8), 2)
         plan = {victim: (rng.randint(1, sent[victim]), rng.choice(("before", "after"))) for victim in victims}
         group = SimulatedGroup(
-            8, seed=seed, parts_each=1,
+            8,
+            seed=seed,
+            parts_each=1,
             on_send=lambda m, c, plan=plan: plan[m][1] if m in plan and plan[m][0] == c else None,
         )
         group.begin()
@@ -74,7 +76,9 @@ def test_without_a_majority_nobody_applies_anything_else_and_nobody_hangs():
     sent = messages_of(4, 0)
     for seed in range(60):
         plan = {victim: rng.randint(1, sent[victim]) for victim in rng.sample(range(4), 2)}
-        group = SimulatedGroup(4, seed=seed, on_send=lambda m, c, plan=plan: "after" if plan.get(m) == c else None)
+        group = SimulatedGroup(
+            4, seed=seed, on_send=lambda m, c, plan=plan: "after" if plan.get(m) == c else None
+        )
         group.begin()
         group.run()
         group.check(may_abort=True)

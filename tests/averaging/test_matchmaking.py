@@ -4,18 +4,10 @@ import random
 
 import pytest
 
-from moshgrid.averaging.matchmaking import (
-    Formed,
-    Matchmaking,
-    NoGroup,
-    PeerLost,
-    SeekerGone,
-    SeekerSeen,
-    Tell,
-    Told,
-)
+from moshgrid.averaging.match_events import Formed, NoGroup, PeerLost, SeekerGone, SeekerSeen, Tell, Told
+from moshgrid.averaging.matchmaking import Matchmaking
+from moshgrid.averaging.messages import Accepted, Disbanded, Join, Leave, Offer, Refused
 from moshgrid.averaging.topology import rank
-from moshgrid.averaging.wire import Accepted, Disbanded, Join, Leave, Offer, Refused
 from moshgrid.p2p.machine import DeadlinePassed
 from moshgrid.p2p.testing.simulation import Simulation
 
@@ -222,8 +214,10 @@ def simulate(seed, peers, size, arrive_within, crashed=0.0):
 @pytest.mark.parametrize("seed", range(30))
 def test_groups_agree_and_nobody_is_left_out(seed):
     peers = random.Random(seed).randint(4, 24)
-    sim, machines, groups, alone, following = simulate(seed, peers, 4, arrive_within=0.5)
-    seated = [(leader[0], peer) for leader in groups for peer in leader[1:] if following.get(peer) == leader[0]]
+    _sim, machines, groups, _alone, following = simulate(seed, peers, 4, arrive_within=0.5)
+    seated = [
+        (leader[0], peer) for leader in groups for peer in leader[1:] if following.get(peer) == leader[0]
+    ]
     leaders = [group[0] for group in groups]
     assert len(set(leaders)) == len(leaders)
     members = leaders + [peer for _, peer in seated]
@@ -235,11 +229,11 @@ def test_groups_agree_and_nobody_is_left_out(seed):
 
 @pytest.mark.parametrize("seed", range(30))
 def test_crashes_leave_nobody_stuck(seed):
-    sim, machines, groups, alone, following = simulate(seed, 16, 4, arrive_within=0.5, crashed=0.25)
+    sim, machines, _groups, _alone, _following = simulate(seed, 16, 4, arrive_within=0.5, crashed=0.25)
     assert all(machine.over for peer, machine in machines.items() if peer not in sim.dead)
 
 
 def test_all_come_at_once_and_match_at_once():
-    sim, machines, groups, alone, following = simulate(1, 8, 8, arrive_within=0.001)
+    _sim, _machines, groups, alone, _following = simulate(1, 8, 8, arrive_within=0.001)
     assert [len(group) for group in groups] == [8]
     assert not alone

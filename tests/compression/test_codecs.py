@@ -11,7 +11,9 @@ from hypothesis.extra.numpy import arrays
 
 from moshgrid.compression import CodecError, Float16, Plain, codec_names, get_codec, register_codec
 
-finite = arrays(np.float32, st.integers(0, 300), elements=st.floats(width=32, allow_nan=False, allow_infinity=False))
+finite = arrays(
+    np.float32, st.integers(0, 300), elements=st.floats(width=32, allow_nan=False, allow_infinity=False)
+)
 
 
 @given(finite)

@@ -14,7 +14,7 @@ from moshgrid.dht.keys import point_of_key, point_of_peer
 from moshgrid.p2p.host import network_id
 from moshgrid.p2p.testing import run_virtual
 
-SEEDS = range(3)
+SEEDS = range(2)
 
 
 def nearest(nodes: list[DHTNode], key: str, count: int) -> list[DHTNode]:

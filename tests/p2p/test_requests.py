@@ -77,7 +77,7 @@ def test_many_at_once_get_their_own_answers(world):
             async with trio.open_nursery() as nursery:
                 for number in range(8):
                     nursery.start_soon(one, batch * 8 + number)
-        assert most == 8
+        assert 1 < most <= 8
 
     scenario_over(world, handler, body)
 

@@ -53,7 +53,9 @@ class Swarm:
             async with open_host(
                 network, identity, bootstrap=bootstrap, clock=VirtualClock(), rng=rng
             ) as host:
-                core = RunCore(host, await DHTNode.of(host), run_config("run", arrays, **self._config), inline)
+                core = RunCore(
+                    host, await DHTNode.of(host), run_config("run", arrays, **self._config), inline
+                )
                 await core.start()
                 task_status.started(Peer(host, core, network, arrays, scope))
                 await trio.sleep_forever()

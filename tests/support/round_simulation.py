@@ -78,7 +78,9 @@ class SimulatedGroup:
     message (counted from 1).
     """
 
-    def __init__(self, n, seed=0, parts_each=2, latency=(0.001, 0.02), on_send=None, weights=None, roles=None):
+    def __init__(
+        self, n, seed=0, parts_each=2, latency=(0.001, 0.02), on_send=None, weights=None, roles=None
+    ):
         self.n = n
         self.sim = Simulation(seed, latency)
         self.signed = manifest_for(n, parts_each, weights, roles)
@@ -111,9 +113,13 @@ class SimulatedGroup:
             self._perform(i, self.nodes[i].machine.start(b"countersigned", self.sim.now))
 
     def run(self, until=200.0):
-        self.sim.run(until, stop=lambda: all(
-            i in self.sim.dead or (node.outcome and node.machine.finished) for i, node in enumerate(self.nodes)
-        ))
+        self.sim.run(
+            until,
+            stop=lambda: all(
+                i in self.sim.dead or (node.outcome and node.machine.finished)
+                for i, node in enumerate(self.nodes)
+            ),
+        )
 
     def crash(self, member):
         if member in self.sim.dead:
@@ -121,8 +127,12 @@ class SimulatedGroup:
         self.sim.crash(member)
         for other in range(self.n):
             if other != member:
-                self.sim.send(member, other, "lost", lambda other=other: self._event(
-                    other, MemberLost(member, "connection lost")))
+                self.sim.send(
+                    member,
+                    other,
+                    "lost",
+                    lambda other=other: self._event(other, MemberLost(member, "connection lost")),
+                )
 
     def _event(self, member, event):
         if member in self.sim.dead or self.sim.is_frozen(member):
@@ -146,7 +156,9 @@ class SimulatedGroup:
                     value = frozenset().union(*(node.inputs[i, part] for i in contributors))
                     digest = blake3(repr((part, sorted(value))).encode()).digest()
                     node.results[part, digest] = value
-                    self.sim.at(self.sim.now + 0.001, lambda p=part, d=digest: self._event(member, Reduced(p, d)))
+                    self.sim.at(
+                        self.sim.now + 0.001, lambda p=part, d=digest: self._event(member, Reduced(p, d))
+                    )
                 case Commit(_, value):
                     assert node.outcome is None, "committed twice"
                     held = tuple(node.results[part, digest] for part, digest in enumerate(value))
@@ -195,7 +207,9 @@ class SimulatedGroup:
                 return
             self._event(member, DeadlinePassed())
             after = node.machine.deadline
-            assert member in self.sim.dead or after is None or after > self.sim.now, "the deadline did not move"
+            assert member in self.sim.dead or after is None or after > self.sim.now, (
+                "the deadline did not move"
+            )
 
         self.sim.at(due, wake)
 

@@ -90,8 +90,15 @@ def demo(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
                 os.killpg(demo.pid, signal.SIGKILL)
 
 
-@pytest.mark.parametrize("moment", ["late: waits outside", "ready", "round   2"])
-@pytest.mark.parametrize("signals", [[signal.SIGINT], [signal.SIGINT, signal.SIGINT], [signal.SIGTERM]])
+@pytest.mark.parametrize(
+    ("moment", "signals"),
+    [
+        ("late: waits outside", [signal.SIGINT]),
+        ("ready", [signal.SIGINT, signal.SIGINT]),
+        ("round   2", [signal.SIGINT]),
+        ("round   2", [signal.SIGTERM, signal.SIGINT]),
+    ],
+)
 def test_ctrl_c_leaves_nothing(
     demo: subprocess.Popen[str], tmp_path: Path, moment: str, signals: list[signal.Signals]
 ) -> None:

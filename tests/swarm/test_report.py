@@ -122,7 +122,7 @@ def test_plain_lines_name_peer_round_group_loss_bytes_and_who_dropped(chronicle:
         "group 1 2 4",
         "loss 0.500",
         "↑1.0 kB ↓2.0 kB",
-        "4 died mid-round",
+        "4 (died mid-round)",
     ):
         assert text in lines[2]
     assert "not averaged: nobody came" in lines[4]

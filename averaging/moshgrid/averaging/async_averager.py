@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from types import TracebackType
 from typing import Any, Self
 
@@ -114,10 +115,8 @@ class AsyncAverager:
     async def close(self) -> None:
         """Leaves the run, and closes the node if ``join`` made it. May be called again."""
         if self._core is not None:
-            try:
+            with suppress(Closed):  # the node may have been closed first, and its layers with it
                 await self.node.call(self._core.aclose)
-            except Closed:
-                pass  # the node was closed first, and took its layers along
         if self._owns_node:
             await self.node.close()
 

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from moshgrid.averaging.manifest import MAX_MEMBERS
-from moshgrid.averaging.run_core import RunConfig, RunCore
+from moshgrid.averaging.run_config import RunConfig
+from moshgrid.averaging.run_core import RunCore
 from moshgrid.averaging.schema import Schema
 from moshgrid.averaging.topology import topology_by_name
 from moshgrid.compression import get_codec

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from moshgrid.averaging.wire import GroupMessage
+from moshgrid.averaging.messages import GroupMessage
 from moshgrid.p2p.machine import DeadlinePassed
 
 __all__ = [

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from moshgrid.averaging.effects import Emit, Reduce, RoundEffect, Send, SendPart, SendResult
-from moshgrid.averaging.wire import TakingOver
+from moshgrid.averaging.messages import TakingOver
 
 __all__ = ["MAX_VERSIONS", "Exchange"]
 

@@ -7,11 +7,9 @@ commit it goes on answering members that are behind, until all have sealed or th
 
 from __future__ import annotations
 
-from blake3 import blake3
-
+from moshgrid.averaging.attestation import Attestation
 from moshgrid.averaging.effects import (
     Abort,
-    Commit,
     Emit,
     Finish,
     Heard,
@@ -27,9 +25,7 @@ from moshgrid.averaging.effects import (
 )
 from moshgrid.averaging.exchange import Exchange
 from moshgrid.averaging.manifest import SignedManifest
-from moshgrid.averaging.seal import Seal, Sign, Verify
-from moshgrid.averaging.suspicion import PaceBook, Suspicion
-from moshgrid.averaging.wire import (
+from moshgrid.averaging.messages import (
     Alive,
     Attested,
     Decided,
@@ -47,13 +43,14 @@ from moshgrid.averaging.wire import (
     TooLow,
     Vote,
 )
+from moshgrid.averaging.seal import Seal, Sign, Verify
+from moshgrid.averaging.suspicion import PaceBook, Suspicion
 from moshgrid.p2p.machine import DeadlinePassed
 
 __all__ = ["GroupRound"]
 
 _ALIVE_EVERY = 0.1
 _LINGER = 5.0
-_ATTEST_AT_ONCE = 16
 
 
 class GroupRound:
@@ -76,8 +73,6 @@ class GroupRound:
         self._signed = signed
         self._me = me
         self._n = n
-        self._sign = sign
-        self._verify = verify
         self._exchange = Exchange(
             me,
             n,
@@ -92,8 +87,7 @@ class GroupRound:
         self._gone: dict[int, str] = {}
         self._suspected: dict[int, str] = {}
         self._sealed: set[int] = set()
-        self._unattested: list[tuple[int, bytes]] = []
-        self._results_from: dict[int, dict[int, bytes]] = {}
+        self._attestation = Attestation(signed.group_id, sign, verify)
         self._start_due: float | None = now + start_within
         self._end_due = now + end_within
         self._alive_due = now + _ALIVE_EVERY
@@ -166,7 +160,8 @@ class GroupRound:
             case TakingOver(parts, _):
                 return self._exchange.taking_over(member, parts)
             case Attested():
-                return self._attested(member, message, now)
+                fault = self._attestation.fault(member, message)
+                return self._member_gone(member, fault, now) if fault else []
             case Prepare():
                 return seal.prepare(member, message)
             case Promise():
@@ -194,27 +189,14 @@ class GroupRound:
     def _result_arrived(self, member: int, part: int, digest: bytes) -> list[RoundEffect]:
         if not self._exchange.wants_another(part, digest):
             return []
-        self._results_from.setdefault(member, {})[part] = digest
+        self._attestation.got(member, part, digest)
         return self._exchange.result_arrived(member, part, digest)
 
     def _reduced(self, part: int, digest: bytes, refused: tuple[int, ...]) -> list[RoundEffect]:
         effects = self._exchange.reduced(part, digest, refused)
         if digest:
-            self._unattested.append((part, digest))
+            self._attestation.made(part, digest)
         return effects
-
-    def _attested(self, member: int, message: Attested, now: float) -> list[RoundEffect]:
-        """A reducer's signed list must agree with what it sent, or its results are not trusted."""
-        if len(message.parts) != len(message.digests) or len(message.parts) > _ATTEST_AT_ONCE:
-            return self._member_gone(member, "sent a malformed list of results", now)
-        signed = _attested_bytes(self._signed.group_id, message.parts, message.digests)
-        if not self._verify(member, message.signature, signed):
-            return self._member_gone(member, "signed its results wrongly", now)
-        sent = self._results_from.get(member, {})
-        for part, digest in zip(message.parts, message.digests, strict=True):
-            if sent.get(part, digest) != digest:
-                return self._member_gone(member, f"sent a result of part {part} other than it signed", now)
-        return []
 
     def _member_gone(self, member: int, reason: str, now: float) -> list[RoundEffect]:
         if member in self._gone or member == self._me:
@@ -283,19 +265,8 @@ class GroupRound:
         self._suspicion.close()
 
     def _attest(self) -> list[RoundEffect]:
-        waiting = len(self._unattested)
-        if not waiting or (waiting < _ATTEST_AT_ONCE and not self._exchange.complete):
-            return []
-        effects: list[RoundEffect] = []
-        while self._unattested:
-            batch, self._unattested = (
-                self._unattested[:_ATTEST_AT_ONCE],
-                self._unattested[_ATTEST_AT_ONCE:],
-            )
-            parts, digests = tuple(part for part, _ in batch), tuple(digest for _, digest in batch)
-            signature = self._sign(_attested_bytes(self._signed.group_id, parts, digests))
-            effects += [Send(member, Attested(parts, digests, signature)) for member in self._others()]
-        return effects
+        lists = self._attestation.due(flush=self._exchange.complete)
+        return [Send(member, signed) for signed in lists for member in self._others()]
 
     def _others(self) -> list[int]:
         return [m for m in range(self._n) if m != self._me and m not in self._gone and m in self._ready]
@@ -304,8 +275,3 @@ class GroupRound:
         if self.over:
             return frozenset()
         return frozenset(m for m in range(self._n) if m != self._me and self._exchange.waits_for(m))
-
-
-def _attested_bytes(group_id: bytes, parts: tuple[int, ...], digests: tuple[bytes, ...]) -> bytes:
-    named = b"".join(part.to_bytes(4, "big") + digest for part, digest in zip(parts, digests, strict=True))
-    return b"moshgrid-results\x00" + blake3(group_id + named).digest()

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 from moshgrid.averaging.fractions import water_filling
 from moshgrid.averaging.manifest import MAX_PART_BYTES, Manifest, Member
+from moshgrid.averaging.messages import Offer
 from moshgrid.averaging.schema import Schema
-from moshgrid.averaging.wire import Offer
 from moshgrid.compression import Codec
 from moshgrid.p2p.identity import PeerId
 

@@ -7,9 +7,8 @@ from collections.abc import Callable, Iterable
 import trio
 
 from moshgrid.averaging.manifest import SignedManifest
-from moshgrid.averaging.matchmaking import (
+from moshgrid.averaging.match_events import (
     Formed,
-    Matchmaking,
     MatchEffect,
     MatchEvent,
     NoGroup,
@@ -17,7 +16,8 @@ from moshgrid.averaging.matchmaking import (
     SeekerSeen,
     Tell,
 )
-from moshgrid.averaging.wire import MatchMessage
+from moshgrid.averaging.matchmaking import Matchmaking
+from moshgrid.averaging.messages import MatchMessage
 from moshgrid.p2p.clock import Clock
 from moshgrid.p2p.identity import PeerId
 from moshgrid.p2p.machine import DeadlinePassed

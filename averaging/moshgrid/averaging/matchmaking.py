@@ -9,85 +9,27 @@ requests cannot deadlock. A leader closes its group when it is full, when every 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
+from moshgrid.averaging.match_events import (
+    Formed,
+    MatchEffect,
+    MatchEvent,
+    NoGroup,
+    PeerLost,
+    SeekerGone,
+    SeekerSeen,
+    Tell,
+    Told,
+)
+from moshgrid.averaging.messages import Accepted, Disbanded, Join, Leave, MatchMessage, Offer, Refused
 from moshgrid.averaging.topology import rank
-from moshgrid.averaging.wire import Accepted, Disbanded, Join, Leave, MatchMessage, Offer, Refused
 from moshgrid.p2p.identity import PeerId
 from moshgrid.p2p.machine import DeadlinePassed
 
-__all__ = [
-    "Formed",
-    "MatchEffect",
-    "MatchEvent",
-    "Matchmaking",
-    "NoGroup",
-    "PeerLost",
-    "SeekerGone",
-    "SeekerSeen",
-    "Tell",
-    "Told",
-]
+__all__ = ["Matchmaking"]
 
 _ASK_AT_ONCE = 3
 _MAX_SEEKERS = 1024
-
-
-@dataclass(frozen=True, slots=True)
-class SeekerSeen:
-    """A peer is declared under this group key for this round."""
-
-    peer: PeerId
-
-
-@dataclass(frozen=True, slots=True)
-class SeekerGone:
-    """A peer's declaration now names another round, or is withdrawn."""
-
-    peer: PeerId
-
-
-@dataclass(frozen=True, slots=True)
-class Told:
-    """A message of this group key and round came."""
-
-    peer: PeerId
-    message: MatchMessage
-
-
-@dataclass(frozen=True, slots=True)
-class PeerLost:
-    """The connection to a peer is gone, or it cannot be reached."""
-
-    peer: PeerId
-
-
-MatchEvent = SeekerSeen | SeekerGone | Told | PeerLost | DeadlinePassed
-
-
-@dataclass(frozen=True, slots=True)
-class Tell:
-    """Send a message to a peer."""
-
-    peer: PeerId
-    message: MatchMessage
-
-
-@dataclass(frozen=True, slots=True)
-class Formed:
-    """This peer leads these members (itself first); the manifest is to be signed and sent."""
-
-    members: tuple[tuple[PeerId, Offer], ...]
-
-
-@dataclass(frozen=True, slots=True)
-class NoGroup:
-    """No group came about; ``reason`` is for a person."""
-
-    reason: str
-
-
-MatchEffect = Tell | Formed | NoGroup
 
 
 class Matchmaking:

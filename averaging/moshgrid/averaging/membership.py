@@ -30,7 +30,9 @@ _log = logging.getLogger("moshgrid.averaging")
 class Membership:
     """A live view of a run's records, and this peer's own."""
 
-    def __init__(self, dht: DHTNode, run_id: str, nursery: trio.Nursery, changed: Callable[[str], None]) -> None:
+    def __init__(
+        self, dht: DHTNode, run_id: str, nursery: trio.Nursery, changed: Callable[[str], None]
+    ) -> None:
         self._dht = dht
         self._prefix = f"avg/{run_id}"
         self._nursery = nursery

@@ -64,8 +64,10 @@ def average_part(
     for member in sorted(inputs):
         data = inputs[member]
         try:
-            values = own[span.start : span.stop] if data is None else signed.codec.decode(
-                data, span.elements, signed.dtype
+            values = (
+                own[span.start : span.stop]
+                if data is None
+                else signed.codec.decode(data, span.elements, signed.dtype)
             )
         except CodecError as error:
             refused[member] = str(error)

@@ -68,7 +68,8 @@ class RoundReport:
         seconds = self.seconds_matching + self.seconds_reducing
         text = (
             f"round {self.round}: averaged with {max(reached, 0)} of {others} "
-            f"{'peer' if others == 1 else 'peers'} in {seconds:.1f} s, sent {_size(self.bytes_sent)} ({self.codec})"
+            f"{'peer' if others == 1 else 'peers'} in {seconds:.1f} s, "
+            f"sent {_size(self.bytes_sent)} ({self.codec})"
         )
         for peer, why in self.dropped.items():
             text += f"; {peer[:4]}…{peer[-4:]} left mid-round ({why})"

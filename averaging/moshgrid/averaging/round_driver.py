@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -36,6 +37,7 @@ from moshgrid.averaging.exchange import MAX_VERSIONS
 from moshgrid.averaging.group_round import GroupRound
 from moshgrid.averaging.links import Links
 from moshgrid.averaging.manifest import SignedManifest, countersign, is_countersigned
+from moshgrid.averaging.messages import GroupMessage, PartData, Ready, ResultData
 from moshgrid.averaging.reduction import (
     Vector,
     average_part,
@@ -45,7 +47,7 @@ from moshgrid.averaging.reduction import (
     result_digest,
 )
 from moshgrid.averaging.suspicion import PaceBook
-from moshgrid.averaging.wire import Frame, GroupMessage, PartData, Ready, ResultData, encode_frame
+from moshgrid.averaging.wire import Frame, encode_frame
 from moshgrid.p2p.host import Host
 from moshgrid.p2p.identity import public_key_of, verify
 from moshgrid.p2p.machine import DeadlinePassed
@@ -155,10 +157,9 @@ class RoundDriver:
             self._put(MemberLost(member, reason))
 
     def _put(self, event: RoundEvent) -> None:
-        try:
+        # Over, or flooded: a member that floods is not owed an answer.
+        with suppress(trio.WouldBlock, trio.BrokenResourceError, trio.ClosedResourceError):
             self._outbox.send_nowait(event)
-        except (trio.WouldBlock, trio.BrokenResourceError, trio.ClosedResourceError):
-            pass  # over, or flooded: a member that floods is not owed an answer
 
     # What came in -----------------------------------------------------------------------------------
 
@@ -189,7 +190,9 @@ class RoundDriver:
                 return ResultArrived(member, part, digest)
             case Ready(manifest, signature):
                 peer = self._signed.peers[member]
-                if manifest != self._signed.raw or not is_countersigned(peer, self._signed.group_id, signature):
+                if manifest != self._signed.raw or not is_countersigned(
+                    peer, self._signed.group_id, signature
+                ):
                     return MemberLost(member, "countersigned wrongly")
                 return Received(member, message)
             case _ if isinstance(message, GroupMessage):

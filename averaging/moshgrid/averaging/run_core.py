@@ -8,47 +8,31 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import trio
 
-from moshgrid.averaging.leading import compose_manifest
+from moshgrid.averaging.group_finder import GroupFinder
 from moshgrid.averaging.links import Links
-from moshgrid.averaging.manifest import SignedManifest, open_manifest, sign_manifest
-from moshgrid.averaging.match_driver import MatchDriver
-from moshgrid.averaging.matchmaking import Formed, Matchmaking, NoGroup, PeerLost, Told
+from moshgrid.averaging.manifest import SignedManifest
 from moshgrid.averaging.membership import Membership
-from moshgrid.averaging.patience import Patience
 from moshgrid.averaging.reduction import Vector
 from moshgrid.averaging.report import RoundReport, report_of
 from moshgrid.averaging.round_driver import Offload, RoundDriver, RoundResult, check_finite, in_threads
-from moshgrid.averaging.schema import Schema
+from moshgrid.averaging.run_config import RunConfig
 from moshgrid.averaging.state import Description, SealedState, StateSnapshot
 from moshgrid.averaging.state_transfer import StateServer, fetch_state
 from moshgrid.averaging.suspicion import PaceBook
-from moshgrid.averaging.topology import LOBBY, Topology
-from moshgrid.averaging.wire import (
-    Accepted,
-    Begin,
-    Decline,
-    Disbanded,
-    Frame,
-    Join,
-    Leave,
-    MatchMessage,
-    Offer,
-    Ready,
-    Refused,
-    encode_frame,
-)
+from moshgrid.averaging.topology import LOBBY
+from moshgrid.averaging.wire import Frame
 from moshgrid.compression import get_codec
 from moshgrid.dht import DHTNode
-from moshgrid.p2p.errors import Closed, ConfigurationError, MoshgridError, RemoteProtocolError
+from moshgrid.p2p.errors import Closed, ConfigurationError, MoshgridError
 from moshgrid.p2p.host import Host
 from moshgrid.p2p.identity import PeerId
 
-__all__ = ["RunConfig", "RunCore", "run_digest"]
+__all__ = ["RunCore", "run_digest"]
 
 _MAX_EARLY = 64
 _MAX_ROUNDS_KEPT = 4
@@ -62,20 +46,6 @@ def run_digest(network: str, run_id: str) -> bytes:
     return hashlib.sha256(f"{network}\x00{run_id}".encode()).digest()[:16]
 
 
-@dataclass(frozen=True)
-class RunConfig:
-    """What the members of a run agree on beforehand."""
-
-    run_id: str
-    schema: Schema
-    topology: Topology
-    group_size: int
-    min_group_size: int
-    codec: str
-    deadline: float | None = None
-    """Seconds that a step may look for a group in all; None adapts."""
-
-
 class RunCore:
     """One run at one host. ``step`` one at a time."""
 
@@ -87,15 +57,13 @@ class RunCore:
         self._offload = offload
         self._codec = get_codec(config.codec)
         self._dtype = config.schema.wire_dtype(self._codec.dtypes)
-        self._membership = Membership(dht, config.run_id, host.nursery, self._seekers_changed)
+        self._membership = Membership(
+            dht, config.run_id, host.nursery, lambda key: self._finder.seekers_changed(key)
+        )
+        self._finder = GroupFinder(host, self._links, self._membership, self._run, config)
         self._book = PaceBook()
-        self._patience = Patience()
         self._stepping = trio.Lock()
-        self._matching: MatchDriver | None = None
-        self._early: dict[PeerId, Join] = {}
         self._rounds: dict[bytes, RoundDriver] = {}
-        self._forming: SignedManifest | None = None
-        self._held_frames: list[tuple[PeerId, Frame]] = []
         self._sealed: SealedState | None = None
         self._closed = False
 
@@ -175,12 +143,12 @@ class RunCore:
         reasons = []
         for group_key in (topology.group_key(self._host.peer_id, self.peers), LOBBY):
             number = max(number, self._membership.progress + 1)
-            matched = await self._match(group_key, number, vector, weight)
-            if isinstance(matched, str):
-                reasons.append(matched)
+            signed = await self._finder.find(group_key, number, weight)
+            if isinstance(signed, str):
+                reasons.append(signed)
                 continue
             matched_at = self._host.clock.now()
-            driver, signed = matched
+            driver = self._begin(signed, vector)
             result = await driver.run()
             report = replace(
                 report_of(signed, driver.lost, result),
@@ -194,54 +162,6 @@ class RunCore:
         reason = "; then in the lobby: ".join(reasons)
         self._host.events.emit("no_group", round=number, reason=reason)
         return replace(report, round=number, reason=reason), None
-
-    async def _match(
-        self, group_key: str, number: int, vector: Vector, weight: float
-    ) -> tuple[RoundDriver, SignedManifest] | str:
-        """A group's round under ``group_key``, begun; or why there is none."""
-        began = self._host.clock.now()
-        offer = Offer(weight, 0.0, self._config.schema.digest, self._config.codec, True)
-        self._membership.attend(group_key)
-        machine = Matchmaking(
-            self._host.peer_id, group_key, number, offer, self._config.group_size,
-            self._config.min_group_size, began,
-            patience=self._patience_for(group_key),
-        )  # fmt: skip
-        matching = MatchDriver(machine, group_key, number, self._host.clock, self._tell)
-        self._matching = matching
-        self._host.nursery.start_soon(self._declare, group_key, number)
-        self._seekers_changed(group_key)
-        self._take_early_joins(matching)
-        outcome = await matching.run()
-        if isinstance(outcome, NoGroup):
-            return outcome.reason
-        if isinstance(outcome, Formed):
-            signed = sign_manifest(
-                self._host.identity,
-                compose_manifest(
-                    self._run, group_key, number, outcome.members, self._config.schema, self._codec,
-                    self._host.rng,
-                ),
-            )  # fmt: skip
-        else:
-            signed = outcome
-        self._patience.observed(self._host.clock.now() - began)
-        driver = RoundDriver(self._host, self._links, signed, vector, self._book, self._offload)
-        self._keep_driver(signed.group_id, driver)
-        driver.emit("manifest", members=list(signed.peers), leader=signed.leader)
-        if isinstance(outcome, Formed):
-            for peer in signed.peers[1:]:
-                self._tell(peer, Begin(signed.raw))
-        held, self._held_frames, self._forming = self._held_frames, [], None
-        for peer, frame in held:
-            driver.arrived(peer, frame)
-        return driver, signed
-
-    def _patience_for(self, group_key: str) -> float:
-        if self._config.deadline is not None:
-            return self._config.deadline
-        # Who comes to the lobby has waited already, and so have the others there.
-        return _LOBBY_SECONDS if group_key == LOBBY else self._patience.seconds
 
     def _seal(self, signed: SignedManifest, result: RoundResult) -> None:
         """The round is sealed here: moves on, tells the run, and keeps the state for latecomers."""
@@ -260,13 +180,7 @@ class RunCore:
             self._host.nursery.start_soon(self._publish_progress, number)
         next_key = self._config.topology.group_key(self._host.peer_id, self.peers)
         self._membership.attend(next_key)
-        self._host.nursery.start_soon(self._declare, next_key, number + 1)
-
-    async def _declare(self, group_key: str, number: int) -> None:
-        try:
-            await self._membership.declare(group_key, number)
-        except MoshgridError as error:
-            _log.warning("round %d could not be declared: %s", number, error)
+        self._host.nursery.start_soon(self._finder.declare, next_key, number + 1)
 
     async def _publish_progress(self, number: int) -> None:
         try:
@@ -278,30 +192,13 @@ class RunCore:
 
     def frame_arrived(self, peer: PeerId, frame: Frame) -> None:
         """Hands a frame to the round or the search that it belongs to."""
-        if frame.group:
-            driver = self._rounds.get(frame.group)
-            if driver is not None:
-                driver.arrived(peer, frame)
-            elif self._forming is not None and frame.group == self._forming.group_id:
-                self._hold(peer, frame)
-            elif isinstance(frame.message, Ready):
-                # A member that the leader told first; the manifest it brings is as good as the leader's.
-                self._begin(peer, frame.message.manifest, (peer, frame))
-            return
-        message = frame.message
-        self._membership.seen(peer)
-        match message:
-            case Begin(manifest):
-                self._begin(peer, manifest, None)
-            case Join(key, number) if not self._is_matching(key, number):
-                self._join_elsewhere(peer, message)
-            case Join(key, number) | Accepted(key, number) | Refused(key, number) | Leave(key, number) | Disbanded(
-                key, number
-            ):
-                if self._matching is not None and self._is_matching(key, number):
-                    self._matching.feed(Told(peer, message))
-            case _:
-                pass
+        if not frame.group:
+            self._membership.seen(peer)
+            self._finder.match_frame(peer, frame.message)
+        elif (driver := self._rounds.get(frame.group)) is not None:
+            driver.arrived(peer, frame)
+        else:
+            self._finder.group_frame(peer, frame)
 
     def bytes_arrived(self, peer: PeerId) -> None:
         """Something came from a peer."""
@@ -311,88 +208,18 @@ class RunCore:
     def link_lost(self, peer: PeerId, reason: str) -> None:
         """A link ended: whatever waits for that peer is told."""
         self._membership.lost(peer)
-        self._early.pop(peer, None)
         for driver in self._rounds.values():
             driver.lost_link(peer, reason)
-        if self._matching is not None:
-            self._matching.feed(PeerLost(peer))
+        self._finder.lost(peer)
 
-    def _begin(self, sender: PeerId, raw: bytes, held: tuple[PeerId, Frame] | None) -> None:
-        try:
-            signed = open_manifest(raw, sender)
-            self._check_manifest(signed, sender)
-        except RemoteProtocolError as error:
-            _log.warning("%s", error)
-            return
-        if signed.group_id in self._rounds or self._forming is not None:
-            return
-        matching = self._matching
-        manifest = signed.manifest
-        if matching is None or not matching.would_follow(signed.leader):
-            self._decline(signed, "it follows another leader, or none")
-            return
-        if (matching.group_key, matching.round) != (manifest.group_key, manifest.round):
-            self._decline(signed, "it seeks a group for another round")
-            return
-        self._forming = signed
-        if held is not None:
-            self._hold(*held)
-        matching.began(signed)
-
-    def _check_manifest(self, signed: SignedManifest, sender: PeerId) -> None:
-        manifest = signed.manifest
-        if self._host.peer_id not in signed.peers or manifest.run != self._run:
-            raise RemoteProtocolError(sender, "sent a manifest of others")
-        if manifest.schema != self._config.schema.digest or manifest.elements != self._config.schema.elements:
-            raise RemoteProtocolError(sender, "sent a manifest for other tensors")
-        if manifest.codec != self._config.codec or manifest.dtype != self._dtype.name or manifest.reference:
-            raise RemoteProtocolError(sender, "sent a manifest with another codec or reference")
-        if len(signed.peers) > self._config.group_size:
-            raise RemoteProtocolError(sender, f"sent a manifest of {len(signed.peers)} members")
-
-    def _decline(self, signed: SignedManifest, reason: str) -> None:
-        for peer in signed.peers:
-            if peer != self._host.peer_id:
-                self._links.send(peer, encode_frame(self._run, signed.group_id, Decline(reason)))
-
-    def _hold(self, peer: PeerId, frame: Frame) -> None:
-        if len(self._held_frames) < 4 * _MAX_EARLY:
-            self._held_frames.append((peer, frame))
-
-    def _is_matching(self, group_key: str, number: int) -> bool:
-        matching = self._matching
-        return matching is not None and (matching.group_key, matching.round) == (group_key, number)
-
-    def _join_elsewhere(self, peer: PeerId, join: Join) -> None:
-        """A request to lead a round that this peer is not seeking: kept if it may yet come to that."""
-        if join.round > self._membership.progress and (peer in self._early or len(self._early) < _MAX_EARLY):
-            self._early[peer] = join
-        else:
-            reason = f"round {join.round} is over here"
-            self._tell(peer, Refused(join.group_key, join.round, reason, "", ()))
-
-    def _take_early_joins(self, matching: MatchDriver) -> None:
-        early, self._early = self._early, {}
-        for peer, join in early.items():
-            if self._is_matching(join.group_key, join.round):
-                matching.feed(Told(peer, join))
-            elif join.round > matching.round:
-                self._early[peer] = join
-            else:
-                reason = "this peer seeks another group in that round"
-                self._tell(peer, Refused(join.group_key, join.round, reason, "", ()))
-
-    def _tell(self, peer: PeerId, message: MatchMessage) -> None:
-        self._links.send(peer, encode_frame(self._run, b"", message))
-
-    def _seekers_changed(self, group_key: str) -> None:
-        matching = self._matching
-        if matching is not None and matching.group_key == group_key:
-            matching.seekers_are(self._membership.seekers(group_key, matching.round))
-
-    def _keep_driver(self, group_id: bytes, driver: RoundDriver) -> None:
-        self._rounds[group_id] = driver
+    def _begin(self, signed: SignedManifest, vector: Vector) -> RoundDriver:
+        driver = RoundDriver(self._host, self._links, signed, vector, self._book, self._offload)
+        self._rounds[signed.group_id] = driver
+        for peer, frame in self._finder.held_frames():
+            driver.arrived(peer, frame)
+        driver.emit("manifest", members=list(signed.peers), leader=signed.leader)
         for old in [key for key, one in self._rounds.items() if one.finished.is_set()]:
             del self._rounds[old]
         while len(self._rounds) > _MAX_ROUNDS_KEPT:
             del self._rounds[next(iter(self._rounds))]
+        return driver

@@ -65,7 +65,9 @@ class Schema:
     @property
     def digest(self) -> bytes:
         """32 bytes that differ when any shape or dtype differs."""
-        text = ";".join(f"{dtype}{list(shape)}" for shape, dtype in zip(self.shapes, self.dtypes, strict=True))
+        text = ";".join(
+            f"{dtype}{list(shape)}" for shape, dtype in zip(self.shapes, self.dtypes, strict=True)
+        )
         return blake3(text.encode()).digest()
 
     def wire_dtype(self, codec_dtypes: Sequence[str]) -> np.dtype[Any]:

@@ -16,9 +16,9 @@ from blake3 import blake3
 
 from moshgrid.averaging.effects import Commit, Emit, RoundEffect, Send
 from moshgrid.averaging.exchange import Exchange
-from moshgrid.averaging.wire import (
+from moshgrid.averaging.fetching import Fetching
+from moshgrid.averaging.messages import (
     Decided,
-    Fetch,
     Learn,
     NotHeld,
     Prepare,
@@ -35,11 +35,9 @@ Value = tuple[bytes, ...]
 Sign = Callable[[bytes], bytes]
 Verify = Callable[[int, bytes, bytes], bool]
 
-_RETRY = 1.0
-"""Seconds until a fetch is tried elsewhere, and the step by which ballots of successive members wait."""
+_STEP = 1.0
+"""Seconds by which the ballots of successive members wait for each other."""
 _MAX_WAIT = 8.0
-_GRACE = 0.5
-"""Seconds without any result until one that should come from its reducer is asked for elsewhere."""
 
 
 def value_digest(value: Sequence[bytes]) -> bytes:
@@ -56,7 +54,14 @@ class Seal:
     """One member's part in the decision: proposer, acceptor and learner."""
 
     def __init__(
-        self, me: int, members: int, group_id: bytes, exchange: Exchange, sign: Sign, verify: Verify, now: float
+        self,
+        me: int,
+        members: int,
+        group_id: bytes,
+        exchange: Exchange,
+        sign: Sign,
+        verify: Verify,
+        now: float,
     ) -> None:
         self._me = me
         self._members = members
@@ -74,8 +79,7 @@ class Seal:
         self._proposed = False
         self._attempts = 0
         self._lost: set[int] = set()
-        self._fetching: dict[tuple[int, bytes], list[int]] = {}
-        self._fetch_retry: float | None = None
+        self._fetching = Fetching(me, members, exchange)
         self._ballot_due: float | None = None
         self._decision: tuple[int, Value] | None = None
         self.committed = False
@@ -87,7 +91,7 @@ class Seal:
         """When to call ``deadline_passed``."""
         if self.committed:
             return None
-        due = [at for at in (self._fetch_retry, self._ballot_due) if at is not None]
+        due = [at for at in (self._fetching.deadline, self._ballot_due) if at is not None]
         return min(due, default=None)
 
     @property
@@ -104,7 +108,7 @@ class Seal:
             assert self._decision is not None
             ballot, value = self._decision
             if missing := self._missing(value):
-                return effects + self._fetch(missing, self._voters(ballot, value), now)
+                return effects + self._fetching.want(missing, self._voters(ballot, value), now)
             self.committed = True
             effects += [Emit("sealed", {"ballot": ballot}), Commit(ballot, value)]
             return effects + self._tell_all(Sealed(ballot))
@@ -132,26 +136,17 @@ class Seal:
 
     def result_arrived(self, now: float) -> None:
         """Results still stream in: what has not been asked for elsewhere may yet come by itself."""
-        if self._fetching and not any(self._fetching.values()):
-            self._fetch_retry = now + _GRACE
+        self._fetching.result_arrived(now)
 
     def lost(self, member: int, now: float) -> list[RoundEffect]:
         """A member is lost or suspected: its turns to propose are passed over, fetches go elsewhere."""
         self._lost.add(member)
         self._ballot_due = None
-        effects: list[RoundEffect] = []
-        for (part, digest), asked in list(self._fetching.items()):
-            if asked and asked[-1] == member:
-                effects += self._fetch_next(part, digest, now)
-        return effects + self.advance(now)
+        return self._fetching.lost(member, now) + self.advance(now)
 
     def deadline_passed(self, now: float) -> list[RoundEffect]:
         """Tries stalled fetches elsewhere, or begins a ballot of its own."""
-        effects: list[RoundEffect] = []
-        if self._fetch_retry is not None and now >= self._fetch_retry:
-            self._fetch_retry = None
-            for part, digest in list(self._fetching):
-                effects += self._fetch_next(part, digest, now)
+        effects = self._fetching.deadline_passed(now)
         if self._ballot_due is not None and now >= self._ballot_due and not self.committed:
             self._ballot_due = None
             effects += self._begin_ballot(now)
@@ -198,7 +193,9 @@ class Seal:
 
     def vote(self, member: int, message: Vote) -> list[RoundEffect]:
         """A member accepted a value and holds its bytes."""
-        if not self._verify(member, message.signature, self._vote_bytes(message.ballot, message.value_digest)):
+        if not self._verify(
+            member, message.signature, self._vote_bytes(message.ballot, message.value_digest)
+        ):
             return []
         self._votes.setdefault((message.ballot, message.value_digest), {})[member] = message.signature
         votes = self._votes[message.ballot, message.value_digest]
@@ -213,7 +210,11 @@ class Seal:
     def decided_elsewhere(self, message: Decided) -> None:
         """A decision with its proof."""
         digest = value_digest(message.value)
-        if self.decided or len(message.value) != len(self._exchange_value()) or len(message.votes) > self._members:
+        if (
+            self.decided
+            or len(message.value) != len(self._exchange_value())
+            or len(message.votes) > self._members
+        ):
             return
         signed = self._vote_bytes(message.ballot, digest)
         valid = {
@@ -230,10 +231,7 @@ class Seal:
 
     def fetched_in_vain(self, member: int, message: NotHeld, now: float) -> list[RoundEffect]:
         """A member does not hold what was asked of it."""
-        asked = self._fetching.get((message.part, message.digest))
-        if asked and asked[-1] == member:
-            return self._fetch_next(message.part, message.digest, now)
-        return []
+        return self._fetching.refused(member, message.part, message.digest, now)
 
     # Proposing -------------------------------------------------------------------------------------
 
@@ -290,9 +288,9 @@ class Seal:
             if candidate == self._me:
                 break
             turn += candidate not in self._lost
-        wait = _RETRY * turn
+        wait = _STEP * turn
         if current not in self._lost:
-            wait += min(_RETRY * 2.0**self._attempts, _MAX_WAIT)
+            wait += min(_STEP * 2.0**self._attempts, _MAX_WAIT)
         self._ballot_due = now + wait
 
     # Accepting and learning ------------------------------------------------------------------------
@@ -306,7 +304,7 @@ class Seal:
             return []
         ballot, value = self._pending
         if missing := self._missing(value):
-            return self._fetch(missing, [ballot % self._members], now)
+            return self._fetching.want(missing, [ballot % self._members], now)
         self._accepted = self._pending
         digest = value_digest(value)
         signature = self._sign(self._vote_bytes(ballot, digest))
@@ -332,41 +330,8 @@ class Seal:
         ballot, value = self._decision
         return Decided(ballot, value, tuple(self._votes[ballot, value_digest(value)].items()))
 
-    # Fetching --------------------------------------------------------------------------------------
-
     def _missing(self, value: Value) -> list[tuple[int, bytes]]:
         return [(part, digest) for part, digest in enumerate(value) if not self._exchange.holds(part, digest)]
-
-    def _fetch(self, missing: list[tuple[int, bytes]], holders: Sequence[int], now: float) -> list[RoundEffect]:
-        effects: list[RoundEffect] = []
-        for part, digest in missing:
-            if (part, digest) not in self._fetching:
-                self._fetching[part, digest] = []
-                if self._exchange.is_coming(part):
-                    self._fetch_retry = self._fetch_retry or now + _GRACE
-                else:
-                    effects += self._fetch_next(part, digest, now, holders)
-        return effects
-
-    def _fetch_next(
-        self, part: int, digest: bytes, now: float, holders: Sequence[int] = ()
-    ) -> list[RoundEffect]:
-        if self._exchange.holds(part, digest):
-            del self._fetching[part, digest]
-            return []
-        asked = self._fetching[part, digest]
-        others = [member for member in range(self._members) if member != self._me]
-        likely = [member for member in holders if member != self._me]
-        order = likely + [member for member in others if member not in likely]
-        fresh = [member for member in order if member not in asked]
-        # Members that are lost are asked too, but last: a suspicion may be wrong.
-        fresh.sort(key=lambda member: member in self._lost)
-        if not fresh:
-            asked.clear()
-            fresh = sorted(order, key=lambda member: member in self._lost)
-        asked.append(fresh[0])
-        self._fetch_retry = now + _RETRY
-        return [Send(fresh[0], Fetch(part, digest))]
 
     def _tell_all(self, message: Prepare | Propose | Vote | Sealed) -> list[RoundEffect]:
         return [Send(member, message) for member in range(self._members) if member != self._me]

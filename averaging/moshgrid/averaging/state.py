@@ -23,7 +23,16 @@ from moshgrid.p2p.errors import MoshgridError
 from moshgrid.p2p.identity import PeerId
 from moshgrid.p2p.requests import Service
 
-__all__ = ["STATE", "Chunk", "Description", "GetChunk", "GetState", "SealedState", "StateSnapshot", "choose_state"]
+__all__ = [
+    "STATE",
+    "Chunk",
+    "Description",
+    "GetChunk",
+    "GetState",
+    "SealedState",
+    "StateSnapshot",
+    "choose_state",
+]
 
 MAX_CHUNKS = 16384
 
@@ -131,9 +140,7 @@ def choose_state(
     newest = max(offer.round for offer in sound.values())
     votes = Counter(offer.digests for offer in sound.values() if offer.round == newest)
     most = max(sorted(votes), key=lambda digests: votes[digests])
-    donors = tuple(
-        peer for peer, offer in sound.items() if offer.round == newest and offer.digests == most
-    )
+    donors = tuple(peer for peer, offer in sound.items() if offer.round == newest and offer.digests == most)
     return sound[donors[0]], donors
 
 

@@ -69,7 +69,9 @@ class StateServer:
         return state.description if isinstance(query, GetState) else state.chunk(query)
 
 
-async def fetch_state(host: Host, run: bytes, schema: Schema, peers: Sequence[PeerId]) -> StateSnapshot | None:
+async def fetch_state(
+    host: Host, run: bytes, schema: Schema, peers: Sequence[PeerId]
+) -> StateSnapshot | None:
     """Downloads the newest sealed state that ``peers`` have; None when there is none to be had.
 
     Every part is verified against its digest; parts that a donor fails to give come from another.

@@ -70,7 +70,9 @@ class PaceBook:
 class Suspicion:
     """Watches the members of one round. Members are roster indices."""
 
-    def __init__(self, book: PaceBook, peers: tuple[PeerId, ...], me: int, sizes: list[int], now: float) -> None:
+    def __init__(
+        self, book: PaceBook, peers: tuple[PeerId, ...], me: int, sizes: list[int], now: float
+    ) -> None:
         self._book = book
         self._peers = peers
         self._sizes = sizes

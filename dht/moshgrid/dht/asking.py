@@ -66,6 +66,9 @@ class Asker:
         except (Unreachable, RemoteProtocolError):
             self._failed(peer)
             raise
+        except UnicodeDecodeError as error:  # msgspec raises it beside its own DecodeError
+            self._failed(peer)
+            raise RemoteProtocolError(peer, f"sent text that is no UTF-8: {error}") from error
         except MoshgridError as error:  # closed, or not admitted: no answer for whatever reason
             self._failed(peer)
             raise Unreachable(peer, [(KAD.protocol, str(error))]) from error
@@ -75,7 +78,7 @@ class Asker:
             self._table.remove(peer)
             raise RemoteProtocolError(peer, "belongs to another network")
         self._answered(peer)
-        self._learn(answer)
+        self._learn(peer, answer)
         return answer
 
     async def ping(self, peer: PeerId) -> bool:
@@ -175,9 +178,9 @@ class Asker:
             del self._asking[peer]
             self._lanes.pop(peer, None)
 
-    def _learn(self, answer: Answer) -> None:
+    def _learn(self, peer: PeerId, answer: Answer) -> None:
         match answer:
-            case Pong(me=entry):
+            case Pong(me=entry) if entry.peer == peer:
                 self._learn_entries([entry])
             case Found(closer=closer):
                 self._learn_entries(entry for entry in closer if not self._table.is_live(entry.peer))

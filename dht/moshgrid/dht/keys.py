@@ -6,9 +6,18 @@ import hashlib
 from collections.abc import Iterable
 from functools import lru_cache
 
-from moshgrid.p2p.identity import PeerId, peer_id_to_bytes
+from moshgrid.p2p.identity import PeerId, peer_id_from_bytes, peer_id_to_bytes
 
-__all__ = ["BITS", "names", "point_of_key", "point_of_peer", "point_prefix", "prefixes_of"]
+__all__ = [
+    "BITS",
+    "names",
+    "peer_bytes",
+    "peer_of",
+    "point_of_key",
+    "point_of_peer",
+    "point_prefix",
+    "prefixes_of",
+]
 
 BITS = 256
 
@@ -19,9 +28,21 @@ def point_of_key(network: bytes, key: bytes) -> int:
 
 
 @lru_cache(maxsize=16_384)
+def peer_bytes(peer: PeerId) -> bytes:
+    """The binary form of a peer id, remembered because base58 is slow; ValueError as there."""
+    return peer_id_to_bytes(peer)
+
+
+@lru_cache(maxsize=16_384)
+def peer_of(raw: bytes) -> PeerId:
+    """The peer id of its binary form; ValueError when it is none."""
+    return peer_id_from_bytes(raw)
+
+
+@lru_cache(maxsize=16_384)
 def point_of_peer(peer: PeerId) -> int:
     """Where a peer lies; ValueError when ``peer`` is not an Ed25519 peer id."""
-    return int.from_bytes(hashlib.sha256(peer_id_to_bytes(peer)).digest())
+    return int.from_bytes(hashlib.sha256(peer_bytes(peer)).digest())
 
 
 def names(prefixes: bytes, prefix: bytes) -> bool:

@@ -12,10 +12,11 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from moshgrid.dht.keys import peer_bytes
 from moshgrid.p2p.canonical import encode_fields, parse_fields
 from moshgrid.p2p.envelope import Envelope, open_envelope, seal
 from moshgrid.p2p.errors import RecordRejected
-from moshgrid.p2p.identity import PEER_ID_BYTES, Identity, PeerId, peer_id_to_bytes
+from moshgrid.p2p.identity import PEER_ID_BYTES, Identity, PeerId
 
 __all__ = [
     "DOMAIN",
@@ -102,7 +103,7 @@ class Author:
     def __init__(self, identity: Identity, network: bytes) -> None:
         self._identity = identity
         self._network = network
-        self._id = peer_id_to_bytes(identity.peer_id)
+        self._id = peer_bytes(identity.peer_id)
         self._last_seq = 0
 
     def subkey(self, suffix: str = "") -> bytes:
@@ -192,7 +193,7 @@ class RecordReader:
 
 
 def _check_owner(subkey: bytes, author: PeerId) -> None:
-    if not subkey.startswith(peer_id_to_bytes(author)):
+    if not subkey.startswith(peer_bytes(author)):
         raise RecordRejected("NOT_OWNER", "the subkey does not begin with the signer's peer id")
     rest = subkey[PEER_ID_BYTES:]
     if rest and (not rest.startswith(b"/") or len(rest) == 1):

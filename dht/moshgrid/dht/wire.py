@@ -11,10 +11,11 @@ from typing import Annotated
 
 import msgspec
 
+from moshgrid.dht.keys import peer_bytes, peer_of
 from moshgrid.dht.lookup import MAX_SKIP
 from moshgrid.dht.record import MAX_ENVELOPE, MAX_KEY, MAX_SUBKEY, NETWORK_BYTES
 from moshgrid.p2p.errors import RecordRejected
-from moshgrid.p2p.identity import PEER_ID_BYTES, PeerId, peer_id_from_bytes, peer_id_to_bytes
+from moshgrid.p2p.identity import PEER_ID_BYTES, PeerId
 from moshgrid.p2p.requests import Service
 
 __all__ = [
@@ -71,14 +72,14 @@ class PeerEntry(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fie
     def __post_init__(self) -> None:
         if sum(map(len, self.addrs)) > MAX_ADDR_BYTES:
             raise ValueError(f"addresses exceed {MAX_ADDR_BYTES} bytes")
-        peer_id_from_bytes(self.id)
+        peer_of(self.id)
         for addr in self.addrs:
             addr.decode("ascii")
 
     @property
     def peer(self) -> PeerId:
         """Whom this is about."""
-        return peer_id_from_bytes(self.id)
+        return peer_of(self.id)
 
     @property
     def multiaddrs(self) -> tuple[str, ...]:
@@ -191,7 +192,7 @@ def entry_of(peer: PeerId, addrs: Sequence[str]) -> PeerEntry:
         data = addr.encode()
         if len(data) <= 512 and sum(map(len, kept)) + len(data) <= MAX_ADDR_BYTES and data.isascii():
             kept.append(data)
-    return PeerEntry(peer_id_to_bytes(peer), kept)
+    return PeerEntry(peer_bytes(peer), kept)
 
 
 def batches(envelopes: Iterable[bytes]) -> list[list[bytes]]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from moshgrid.p2p import Node
 from moshgrid.swarm.demo.digits import Digits
@@ -57,6 +58,7 @@ def compare(
     Everybody trains with the same network, optimizer, schedule and batch size: a lone volunteer for
     its own number of steps, the central process on all survivors' images for the sum of theirs.
     """
+    torch.set_num_threads(1)  # for so small a network more threads only get in each other's way
     survivors = [c for c in contenders if c.final is not None]
     swarm, donors = _download(node, settings)
     if swarm is None:

@@ -71,7 +71,9 @@ class Conductor:
                 self._until(crew, self._all_finished, _SILENCE_SECONDS)
                 self._view.note("training is over; downloading the swarm's model as a newcomer would")
                 comparison = self._compare(node)
+                self._view.note("the comparison is trained; the volunteers leave")
                 crew.dismiss()
+                self._view.note("all have left")
                 self._drain(crew)
         return comparison
 

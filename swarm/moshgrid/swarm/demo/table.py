@@ -121,7 +121,7 @@ def open_view(out: TextIO, peers: int) -> PlainLines | LiveTable:
 def row_of(volunteer: int, part: Mapping[str, Any], number: int) -> Row:
     """A volunteer's part in a round as the texts of a line."""
     loss = part["loss"]
-    dropped = [f"round {number}: {who} {why}" for who, why in part["dropped"].items()]
+    dropped = [f"round {number}: {who} ({why})" for who, why in part["dropped"].items()]
     if not part["committed"]:
         dropped.append(f"round {number}: not averaged: {part['reason']}")
     return Row(

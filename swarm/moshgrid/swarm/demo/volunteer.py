@@ -22,8 +22,8 @@ __all__ = ["main"]
 _HOLD_SECONDS = 20.0
 """A volunteer that holds still and is not killed goes on after this time."""
 
-_LAST_ROUNDS = 2
-"""Rounds without training at the end, in which all come to agree."""
+_MEMBERS_TO_LOSE_ONE = 3
+"""One of two is not more than half: a group of two can seal nothing when it loses one."""
 
 _PR_SET_PDEATHSIG = 1
 
@@ -80,18 +80,24 @@ def _catch_up(run: Run, outbox: Outbox) -> None:
 
 
 def _train(run: Run, learner: Learner, assignment: Assignment, outbox: Outbox) -> None:
+    from moshgrid.swarm.demo.settings import AGREEING_ROUNDS
     from moshgrid.swarm.demo.training import TRAINING
 
     attempts = 0
     while run.round < assignment.rounds and attempts < 2 * assignment.rounds:
         attempts += 1
         loss = learner.train(TRAINING.steps_per_round, run.round / assignment.rounds)
-        _average(run, learner, outbox, loss, rounds=1)
-    _average(run, learner, outbox, None, rounds=_LAST_ROUNDS)
+        _average(run, learner, outbox, loss)
+    while run.round < assignment.rounds + AGREEING_ROUNDS and attempts < 2 * assignment.rounds:
+        attempts += 1
+        _average(run, learner, outbox, None)
 
 
-def _average(run: Run, learner: Learner, outbox: Outbox, loss: float | None, rounds: int) -> None:
-    report = run.step(weight=float(learner.images), rounds=rounds)
+def _average(run: Run, learner: Learner, outbox: Outbox, loss: float | None) -> None:
+    from moshgrid.swarm.demo.settings import BEAT_SECONDS
+
+    time.sleep(BEAT_SECONDS - time.time() % BEAT_SECONDS)
+    report = run.step(weight=float(learner.images))
     outbox.tell(
         "round",
         loss=loss,
@@ -125,13 +131,17 @@ class _Witness:
     def __init__(self, outbox: Outbox, hold_from_round: int | None) -> None:
         self._outbox = outbox
         self._hold_from_round = hold_from_round
+        self._members = 0
 
     def __call__(self, entry: Mapping[str, Any]) -> None:
         self._outbox.tell("event", entry=dict(entry))
+        if entry["event"] == "manifest":
+            self._members = len(entry["members"])
         if (
             self._hold_from_round is not None
             and entry["event"] == "exchange_started"
-            and entry.get("round", 0) >= self._hold_from_round
+            and entry["round"] >= self._hold_from_round
+            and self._members >= _MEMBERS_TO_LOSE_ONE
         ):
             self._hold_from_round = None
             self._outbox.tell("holding", round=entry["round"], group=entry.get("group"), t=entry["t"])

@@ -1,0 +1,229 @@
+"""Finding a group: declares this peer, seeks under a group key, leads or follows into a manifest. Awaits.
+
+Who leads whom is decided by the matchmaking machine; this file keeps the requests that come too early,
+and the messages of a group whose manifest has just come.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from moshgrid.averaging.leading import compose_manifest
+from moshgrid.averaging.links import Links
+from moshgrid.averaging.manifest import SignedManifest, open_manifest, sign_manifest
+from moshgrid.averaging.match_driver import MatchDriver
+from moshgrid.averaging.match_events import Formed, NoGroup, PeerLost, Told
+from moshgrid.averaging.matchmaking import Matchmaking
+from moshgrid.averaging.membership import Membership
+from moshgrid.averaging.messages import (
+    Accepted,
+    Begin,
+    Decline,
+    Disbanded,
+    Join,
+    Leave,
+    MatchMessage,
+    Offer,
+    Ready,
+    Refused,
+)
+from moshgrid.averaging.patience import Patience
+from moshgrid.averaging.run_config import RunConfig
+from moshgrid.averaging.topology import LOBBY
+from moshgrid.averaging.wire import Frame, encode_frame
+from moshgrid.compression import get_codec
+from moshgrid.p2p.errors import MoshgridError, RemoteProtocolError
+from moshgrid.p2p.host import Host
+from moshgrid.p2p.identity import PeerId
+
+__all__ = ["GroupFinder"]
+
+_MAX_EARLY = 64
+_MAX_HELD = 256
+_LOBBY_SECONDS = 1.0
+
+_log = logging.getLogger("moshgrid.averaging")
+
+
+class GroupFinder:
+    """One peer's way into groups, one search at a time."""
+
+    def __init__(
+        self, host: Host, links: Links, membership: Membership, run: bytes, config: RunConfig
+    ) -> None:
+        self._host = host
+        self._links = links
+        self._membership = membership
+        self._run = run
+        self._config = config
+        self._codec = get_codec(config.codec)
+        self._dtype = config.schema.wire_dtype(self._codec.dtypes)
+        self._patience = Patience()
+        self._matching: MatchDriver | None = None
+        self._early: dict[PeerId, Join] = {}
+        self._forming: SignedManifest | None = None
+        self._found = b""
+        self._held: list[tuple[PeerId, Frame]] = []
+
+    async def find(self, group_key: str, number: int, weight: float) -> SignedManifest | str:
+        """The manifest of a group under ``group_key`` for round ``number``, or why there is none."""
+        began = self._host.clock.now()
+        offer = Offer(weight, 0.0, self._config.schema.digest, self._config.codec, True)
+        self._membership.attend(group_key)
+        machine = Matchmaking(
+            self._host.peer_id,
+            group_key,
+            number,
+            offer,
+            self._config.group_size,
+            self._config.min_group_size,
+            began,
+            patience=self._patience_for(group_key),
+        )
+        matching = self._matching = MatchDriver(machine, group_key, number, self._host.clock, self._tell)
+        self._host.nursery.start_soon(self.declare, group_key, number)
+        self.seekers_changed(group_key)
+        self._take_early_joins(matching)
+        outcome = await matching.run()
+        if isinstance(outcome, NoGroup):
+            return outcome.reason
+        self._patience.observed(self._host.clock.now() - began)
+        if isinstance(outcome, SignedManifest):
+            return outcome
+        return self._lead(outcome, group_key, number)
+
+    def held_frames(self) -> list[tuple[PeerId, Frame]]:
+        """What came for the group just found, before there was anybody to take it."""
+        held, self._held, self._forming = self._held, [], None
+        return held
+
+    async def declare(self, group_key: str, number: int) -> None:
+        """Says that this peer is or will be under ``group_key`` for that round."""
+        try:
+            await self._membership.declare(group_key, number)
+        except MoshgridError as error:
+            _log.warning("round %d could not be declared: %s", number, error)
+
+    def seekers_changed(self, group_key: str) -> None:
+        """The declarations under a group key changed."""
+        matching = self._matching
+        if matching is not None and matching.group_key == group_key:
+            matching.seekers_are(self._membership.seekers(group_key, matching.round))
+
+    def lost(self, peer: PeerId) -> None:
+        """The link to a peer ended."""
+        self._early.pop(peer, None)
+        if self._matching is not None:
+            self._matching.feed(PeerLost(peer))
+
+    def group_frame(self, peer: PeerId, frame: Frame) -> None:
+        """A message of a group that no round is running for yet."""
+        if self._forming is not None and frame.group == self._forming.group_id:
+            self._hold(peer, frame)
+        elif isinstance(frame.message, Ready):
+            # A member that the leader told first; the manifest it brings is as good as the leader's.
+            self._begin(peer, frame.message.manifest, frame)
+
+    def match_frame(self, peer: PeerId, message: Any) -> None:
+        """A message of matchmaking."""
+        match message:
+            case Begin(manifest):
+                self._begin(peer, manifest, None)
+            case Join(key, number) if not self._is_matching(key, number):
+                self._join_elsewhere(peer, message)
+            case Join() | Accepted() | Refused() | Leave() | Disbanded():
+                if self._matching is not None and self._is_matching(message.group_key, message.round):
+                    self._matching.feed(Told(peer, message))
+
+    # Steps ------------------------------------------------------------------------------------------
+
+    def _patience_for(self, group_key: str) -> float:
+        if self._config.deadline is not None:
+            return self._config.deadline
+        # Who comes to the lobby has waited already, and so have the others there.
+        return _LOBBY_SECONDS if group_key == LOBBY else self._patience.seconds
+
+    def _lead(self, formed: Formed, group_key: str, number: int) -> SignedManifest:
+        manifest = compose_manifest(
+            self._run,
+            group_key,
+            number,
+            formed.members,
+            self._config.schema,
+            self._codec,
+            self._host.rng,
+        )
+        signed = sign_manifest(self._host.identity, manifest)
+        self._forming, self._found = signed, signed.group_id
+        for peer in signed.peers[1:]:
+            self._tell(peer, Begin(signed.raw))
+        return signed
+
+    def _begin(self, sender: PeerId, raw: bytes, early: Frame | None) -> None:
+        try:
+            signed = open_manifest(raw, sender)
+            self._check_manifest(signed, sender)
+        except RemoteProtocolError as error:
+            _log.warning("%s", error)
+            return
+        if self._forming is not None or signed.group_id == self._found:
+            return
+        matching = self._matching
+        manifest = signed.manifest
+        if matching is None or not matching.would_follow(signed.leader):
+            self._decline(signed, "it follows another leader, or none")
+            return
+        if (matching.group_key, matching.round) != (manifest.group_key, manifest.round):
+            self._decline(signed, "it seeks a group for another round")
+            return
+        self._forming, self._found = signed, signed.group_id
+        if early is not None:
+            self._hold(sender, early)
+        matching.began(signed)
+
+    def _check_manifest(self, signed: SignedManifest, sender: PeerId) -> None:
+        manifest = signed.manifest
+        if self._host.peer_id not in signed.peers or manifest.run != self._run:
+            raise RemoteProtocolError(sender, "sent a manifest of others")
+        if manifest.schema != self._config.schema.digest or manifest.elements != self._config.schema.elements:
+            raise RemoteProtocolError(sender, "sent a manifest for other tensors")
+        if manifest.codec != self._config.codec or manifest.dtype != self._dtype.name or manifest.reference:
+            raise RemoteProtocolError(sender, "sent a manifest with another codec or reference")
+        if len(signed.peers) > self._config.group_size:
+            raise RemoteProtocolError(sender, f"sent a manifest of {len(signed.peers)} members")
+
+    def _decline(self, signed: SignedManifest, reason: str) -> None:
+        for peer in signed.peers:
+            if peer != self._host.peer_id:
+                self._links.send(peer, encode_frame(self._run, signed.group_id, Decline(reason)))
+
+    def _hold(self, peer: PeerId, frame: Frame) -> None:
+        if len(self._held) < _MAX_HELD:
+            self._held.append((peer, frame))
+
+    def _is_matching(self, group_key: str, number: int) -> bool:
+        matching = self._matching
+        return matching is not None and (matching.group_key, matching.round) == (group_key, number)
+
+    def _join_elsewhere(self, peer: PeerId, join: Join) -> None:
+        """A request to lead a round that this peer is not seeking: kept if it may yet come to that."""
+        if join.round > self._membership.progress and (peer in self._early or len(self._early) < _MAX_EARLY):
+            self._early[peer] = join
+        else:
+            reason = f"round {join.round} is over here"
+            self._tell(peer, Refused(join.group_key, join.round, reason, "", ()))
+
+    def _take_early_joins(self, matching: MatchDriver) -> None:
+        early, self._early = self._early, {}
+        for peer, join in early.items():
+            if self._is_matching(join.group_key, join.round):
+                matching.feed(Told(peer, join))
+            elif join.round > matching.round:
+                self._early[peer] = join
+            else:
+                reason = "this peer seeks another group in that round"
+                self._tell(peer, Refused(join.group_key, join.round, reason, "", ()))
+
+    def _tell(self, peer: PeerId, message: MatchMessage) -> None:
+        self._links.send(peer, encode_frame(self._run, b"", message))

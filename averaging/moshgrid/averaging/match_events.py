@@ -1,0 +1,78 @@
+"""What happens to a search for a group (events) and what it asks for (effects)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from moshgrid.averaging.messages import MatchMessage, Offer
+from moshgrid.p2p.identity import PeerId
+from moshgrid.p2p.machine import DeadlinePassed
+
+__all__ = [
+    "Formed",
+    "MatchEffect",
+    "MatchEvent",
+    "NoGroup",
+    "PeerLost",
+    "SeekerGone",
+    "SeekerSeen",
+    "Tell",
+    "Told",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class SeekerSeen:
+    """A peer is declared under this group key for this round."""
+
+    peer: PeerId
+
+
+@dataclass(frozen=True, slots=True)
+class SeekerGone:
+    """A peer's declaration now names another round, or is withdrawn."""
+
+    peer: PeerId
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """A message of this group key and round came."""
+
+    peer: PeerId
+    message: MatchMessage
+
+
+@dataclass(frozen=True, slots=True)
+class PeerLost:
+    """The connection to a peer is gone, or it cannot be reached."""
+
+    peer: PeerId
+
+
+MatchEvent = SeekerSeen | SeekerGone | Told | PeerLost | DeadlinePassed
+
+
+@dataclass(frozen=True, slots=True)
+class Tell:
+    """Send a message to a peer."""
+
+    peer: PeerId
+    message: MatchMessage
+
+
+@dataclass(frozen=True, slots=True)
+class Formed:
+    """This peer leads these members (itself first); the manifest is to be signed and sent."""
+
+    members: tuple[tuple[PeerId, Offer], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class NoGroup:
+    """No group came about; ``reason`` is for a person."""
+
+    reason: str
+
+
+MatchEffect = Tell | Formed | NoGroup

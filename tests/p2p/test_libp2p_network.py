@@ -1,0 +1,396 @@
+"""What only real sockets and real processes show: kills, garbage, plaintext peers, stock peers."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+import trio
+import trio.testing
+from multiaddr import Multiaddr
+
+from moshgrid.p2p.errors import ConfigurationError, RemoteProtocolError, StreamReset, Unreachable
+from moshgrid.p2p.identity import Identity
+from moshgrid.p2p.libp2p_network import open_libp2p_network
+from moshgrid.p2p.network import Stream
+
+SCRIPT = Path(__file__).parent / "peer_process.py"
+ECHO = "/test/echo/1"
+
+
+async def echo(stream: Stream) -> None:
+    while data := await stream.receive():
+        await stream.send(data)
+
+
+@asynccontextmanager
+async def peer_process():
+    """A peer in another process, and its address."""
+    process = await trio.lowlevel.open_process(
+        [sys.executable, str(SCRIPT)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    try:
+        line = b""
+        while not line.endswith(b"\n"):
+            piece = await process.stdout.receive_some()
+            assert piece, "the peer process ended"
+            line += piece
+        yield process, line.decode().strip()
+    finally:
+        if process.returncode is None:
+            process.kill()
+        with trio.CancelScope(shield=True):
+            await process.wait()
+
+
+def run(test, limit=60.0):
+    async def main():
+        with trio.fail_after(limit):
+            await test()
+
+    trio.run(main)
+
+
+def test_a_killed_process_is_a_reset_and_a_loss_at_once():
+    async def scenario():
+        async with open_libp2p_network(Identity.generate()) as network, peer_process() as (process, addr):
+            peer = await network.dial(addr)
+            stream = await network.open_stream(peer, "/test/stay/1")
+            assert await stream.receive() == b"here"
+            lost = trio.Event()
+            network.on_lost(lambda gone: lost.set() if gone == peer else None)
+            process.send_signal(signal.SIGKILL)
+            with trio.fail_after(1.0):
+                with pytest.raises(StreamReset):
+                    await stream.receive()
+                await lost.wait()
+            assert peer not in network.connected()
+            with pytest.raises(StreamReset):
+                await stream.send(b"x")
+            with pytest.raises(Unreachable) as caught:
+                await network.open_stream(peer, ECHO)
+            assert caught.value.attempts == ((addr, "refused the connection"),)
+
+    run(scenario)
+
+
+def test_a_process_killed_under_load_takes_nobody_along():
+    async def scenario():
+        async with (
+            open_libp2p_network(Identity.generate()) as network,
+            open_libp2p_network(Identity.generate()) as other,
+            peer_process() as (process, addr),
+        ):
+            other.serve(ECHO, echo)
+            peer, friend = await network.dial(addr), await network.dial(other.addrs[0])
+            resets = []
+
+            async def load() -> None:
+                stream = await network.open_stream(peer, ECHO)
+                try:
+                    async with trio.open_nursery() as nursery:
+
+                        async def read() -> None:
+                            while await stream.receive():
+                                pass
+
+                        nursery.start_soon(read)
+                        while True:
+                            await stream.send(bytes(100_000))
+                except* StreamReset as errors:
+                    resets.append(errors)
+
+            async with trio.open_nursery() as nursery:
+                for _ in range(5):
+                    nursery.start_soon(load)
+                await trio.sleep(0.3)
+                process.send_signal(signal.SIGKILL)
+            assert len(resets) == 5
+            stream = await network.open_stream(friend, ECHO)
+            await stream.send(b"still here")
+            assert await stream.receive() == b"still here"
+
+    run(scenario)
+
+
+def test_a_frozen_process_does_not_hold_a_caller_for_ever(monkeypatch):
+    monkeypatch.setattr("moshgrid.p2p.libp2p_network._OPEN_SECONDS", 0.5)
+
+    async def scenario():
+        async with open_libp2p_network(Identity.generate()) as network, peer_process() as (process, addr):
+            peer = await network.dial(addr)
+            stream = await network.open_stream(peer, ECHO)
+            process.send_signal(signal.SIGSTOP)
+            try:
+                with pytest.raises(Unreachable, match=r"no answer within 0\.5 s"):
+                    await network.open_stream(peer, ECHO)
+                with trio.move_on_after(0.3) as scope:
+                    await stream.send(bytes(50_000_000))
+                assert scope.cancelled_caught
+            finally:
+                process.send_signal(signal.SIGCONT)
+            assert (await network.open_stream(peer, ECHO)).peer == peer
+
+    run(scenario)
+
+
+def test_a_peer_that_answers_no_ping_is_given_up(monkeypatch):
+    monkeypatch.setattr("moshgrid.p2p.libp2p_yamux._PING_SECONDS", 0.1)
+    monkeypatch.setattr("moshgrid.p2p.libp2p_yamux._PONG_SECONDS", 0.3)
+
+    async def scenario():
+        async with open_libp2p_network(Identity.generate()) as network, peer_process() as (process, addr):
+            peer = await network.dial(addr)
+            lost = trio.Event()
+            network.on_lost(lambda gone: lost.set())
+            process.send_signal(signal.SIGSTOP)
+            try:
+                await lost.wait()
+            finally:
+                process.send_signal(signal.SIGCONT)
+            assert peer not in network.connected()
+
+    run(scenario)
+
+
+def stock_host(**options):
+    """A py-libp2p host as it comes."""
+    from libp2p import new_host
+    from libp2p.crypto.ed25519 import create_new_key_pair
+
+    return new_host(key_pair=create_new_key_pair(), **options)
+
+
+def test_a_plaintext_peer_is_refused_both_ways():
+    from libp2p.crypto.ed25519 import create_new_key_pair
+    from libp2p.peer.peerinfo import info_from_p2p_addr
+    from libp2p.security.insecure.transport import PLAINTEXT_PROTOCOL_ID, InsecureTransport
+
+    async def scenario():
+        keys = create_new_key_pair()
+        host = stock_host(sec_opt={PLAINTEXT_PROTOCOL_ID: InsecureTransport(keys)})
+        async with (
+            host.run([Multiaddr("/ip4/127.0.0.1/tcp/0")]),
+            open_libp2p_network(Identity.generate()) as network,
+        ):
+            network.serve(ECHO, echo)
+            with pytest.raises(Exception, match=r"."), trio.fail_after(10.0):
+                await host.connect(info_from_p2p_addr(Multiaddr(network.addrs[0])))
+            assert not network.connected()
+            port = next(iter(host.get_network().listeners.values())).get_addrs()[0].value_for_protocol("tcp")
+            with pytest.raises(Unreachable) as caught:
+                await network.dial(f"/ip4/127.0.0.1/tcp/{port}/p2p/{Identity.generate().peer_id}")
+            assert "Noise" in caught.value.attempts[0][1] or "handshake" in caught.value.attempts[0][1]
+            assert not network.connected()
+
+    run(scenario)
+
+
+def test_a_stock_peer_speaks_with_ours():
+    from libp2p.network.stream.exceptions import StreamEOF
+    from libp2p.peer.peerinfo import info_from_p2p_addr
+
+    async def stock_echo(stream) -> None:
+        try:
+            while True:
+                await stream.write(await stream.read(65536))
+        except StreamEOF:
+            await stream.close()
+
+    async def scenario():
+        host = stock_host()
+        host.set_stream_handler(ECHO, stock_echo)
+        async with (
+            host.run([Multiaddr("/ip4/127.0.0.1/tcp/0")]),
+            open_libp2p_network(Identity.generate()) as network,
+        ):
+            network.serve(ECHO, echo)
+            await host.connect(info_from_p2p_addr(Multiaddr(network.addrs[0])))
+            peer = host.get_id().to_base58()
+            assert network.connected() == {peer}
+            ours = await network.open_stream(peer, ECHO)
+            data, back = os.urandom(2_000_000), bytearray()
+            async with trio.open_nursery() as nursery:
+
+                async def send() -> None:
+                    await ours.send(data)
+                    await ours.close_write()
+
+                nursery.start_soon(send)
+                while piece := await ours.receive():
+                    back += piece
+            assert back == data
+            theirs = await host.new_stream(host.get_network().get_connections()[0].muxed_conn.peer_id, [ECHO])
+            await theirs.write(data[:200_000])
+            back.clear()
+            while len(back) < 200_000:
+                back += await theirs.read(65536)
+            assert back == data[:200_000]
+            with pytest.raises(RemoteProtocolError):
+                await network.open_stream(peer, "/test/unknown/1")
+            identify = await network.open_stream(peer, "/ipfs/id/1.0.0")
+            assert await identify.receive()
+
+    run(scenario)
+
+
+@pytest.mark.parametrize(
+    "garbage",
+    [b"GET / HTTP/1.1\r\n\r\n", os.urandom(5000), b"\x13/multistream/1.0.0\n\x07/noise\n" + bytes(4000), b"\xff" * 99],
+)
+def test_garbage_on_the_port_is_cut_off_and_harms_nobody(garbage):
+    async def scenario():
+        async with (
+            open_libp2p_network(Identity.generate()) as network,
+            open_libp2p_network(Identity.generate()) as other,
+        ):
+            network.serve(ECHO, echo)
+            port = int(network.addrs[0].split("/")[4])
+            for _ in range(3):
+                stranger = await trio.open_tcp_stream("127.0.0.1", port)
+                await stranger.send_all(garbage)
+                with trio.fail_after(12.0):
+                    try:
+                        while await stranger.receive_some():
+                            pass
+                    except trio.BrokenResourceError:
+                        pass
+                await stranger.aclose()
+            await other.dial(network.addrs[0])
+            stream = await other.open_stream(network.peer_id, ECHO)
+            await stream.send(b"fine")
+            assert await stream.receive() == b"fine"
+
+    run(scenario)
+
+
+def test_garbage_inside_a_connection_ends_it_and_nothing_else():
+    async def scenario():
+        async with (
+            open_libp2p_network(Identity.generate()) as network,
+            open_libp2p_network(Identity.generate()) as bad,
+            open_libp2p_network(Identity.generate()) as good,
+        ):
+            network.serve(ECHO, echo)
+            lost = trio.Event()
+            network.on_lost(lambda gone: lost.set() if gone == bad.peer_id else None)
+            for peer in (bad, good):
+                await peer.dial(network.addrs[0])
+            stream = await good.open_stream(network.peer_id, ECHO)
+            connection = bad._connections[network.peer_id][0]
+            connection._queue(b"\0\0\0\0\0\0\0\x01\xff\xff\xff\xff")  # a data frame of four gigabytes
+            await lost.wait()
+            await stream.send(b"fine")
+            assert await stream.receive() == b"fine"
+
+    run(scenario)
+
+
+def test_many_connections_in_a_row_do_not_wear_it_out():
+    # Stock py-libp2p never gives back a place under its limit of inbound connections.
+    async def scenario():
+        async with open_libp2p_network(Identity.generate()) as network:
+            network.serve(ECHO, echo)
+            for _ in range(30):
+                async with open_libp2p_network(Identity.generate()) as guest:
+                    await guest.dial(network.addrs[0])
+                    stream = await guest.open_stream(network.peer_id, ECHO)
+                    await stream.send(b"x")
+                    assert await stream.receive() == b"x"
+            await trio.testing.wait_all_tasks_blocked(0.05)
+            assert not network.connected()
+            assert network._swarm._inbound_limiter.borrowed_tokens == 0
+
+    run(scenario)
+
+
+def test_ipv6():
+    if not socket.has_ipv6:
+        pytest.skip("no IPv6 here")
+    try:
+        with socket.socket(socket.AF_INET6) as probe:
+            probe.bind(("::1", 0))
+    except OSError:
+        pytest.skip("no IPv6 loopback here")
+
+    async def scenario():
+        async with (
+            open_libp2p_network(Identity.generate(), ["/ip6/::1/tcp/0", "/ip4/127.0.0.1/tcp/0"]) as network,
+            open_libp2p_network(Identity.generate()) as other,
+        ):
+            assert [addr.split("/")[1] for addr in network.addrs] == ["ip6", "ip4"]
+            assert await other.dial(network.addrs[0]) == network.peer_id
+            network.serve(ECHO, echo)
+            stream = await other.open_stream(network.peer_id, ECHO)
+            await stream.send(b"six")
+            assert await stream.receive() == b"six"
+
+    run(scenario)
+
+
+def test_all_interfaces_means_addresses_that_can_be_dialled():
+    async def scenario():
+        async with (
+            open_libp2p_network(Identity.generate(), ["/ip4/0.0.0.0/tcp/0"]) as network,
+            open_libp2p_network(Identity.generate()) as other,
+        ):
+            assert any(addr.startswith("/ip4/127.0.0.1/tcp/") for addr in network.addrs)
+            assert not any("/0.0.0.0/" in addr or "/tcp/0/" in addr for addr in network.addrs)
+            assert await other.dial(network.addrs[-1]) == network.peer_id
+
+    run(scenario)
+
+
+def test_a_taken_port_is_refused_with_advice():
+    async def scenario():
+        async with open_libp2p_network(Identity.generate()) as network:
+            port = network.addrs[0].split("/")[4]
+            with pytest.raises(ConfigurationError, match="port 0 takes any free one"):
+                async with open_libp2p_network(Identity.generate(), [f"/ip4/127.0.0.1/tcp/{port}"]):
+                    pass
+
+    run(scenario)
+
+
+@pytest.mark.parametrize("listen", ["", "nonsense", "/ip4/127.0.0.1/udp/1", "/dns4/example.org/tcp/1"])
+def test_what_cannot_be_listened_on_is_explained(listen):
+    async def scenario():
+        with pytest.raises(ConfigurationError, match="listen="):
+            async with open_libp2p_network(Identity.generate(), [listen]):
+                pass
+
+    run(scenario)
+
+
+def test_a_peer_that_does_not_listen_can_be_called_back():
+    async def scenario():
+        async with (
+            open_libp2p_network(Identity.generate(), []) as silent,
+            open_libp2p_network(Identity.generate()) as network,
+        ):
+            assert silent.addrs == ()
+            silent.serve(ECHO, echo)
+            network.serve(ECHO, echo)
+            await silent.dial(network.addrs[0])
+            await (await silent.open_stream(network.peer_id, ECHO)).close()
+            stream = await network.open_stream(silent.peer_id, ECHO)
+            await stream.send(b"back")
+            assert await stream.receive() == b"back"
+
+    run(scenario)
+
+
+def test_closing_closes_the_port():
+    async def scenario():
+        async with open_libp2p_network(Identity.generate()) as network:
+            port = int(network.addrs[0].split("/")[4])
+        with pytest.raises(OSError, match="."):
+            await trio.open_tcp_stream("127.0.0.1", port)
+
+    run(scenario)

@@ -1,0 +1,71 @@
+"""``Run`` and ``LocalSwarm`` over real libp2p on loopback, in one process."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from moshgrid.p2p import ConfigurationError, Node
+from moshgrid.swarm import LocalSwarm, Run
+
+
+def _model(value: float) -> torch.nn.Module:
+    model = torch.nn.Linear(3, 2)
+    for parameter in model.parameters():
+        torch.nn.init.constant_(parameter, value)
+    return model
+
+
+def test_a_step_averages_the_models_and_a_latecomer_gets_the_result() -> None:
+    models = [_model(value) for value in (1.0, 2.0, 6.0)]
+    with LocalSwarm(3, network="run-test") as swarm:
+
+        def volunteer(i: int, node: Node) -> Run:
+            run = Run(node, "r", models[i], compression="none")
+            assert run.sync() is None or run.round >= 1
+            for _ in range(10):
+                if run.step(weight=(1.0, 1.0, 2.0)[i]).committed and run.round >= 2:
+                    break
+            return run
+
+        runs = swarm.each(volunteer)
+        latecomer = _model(0.0)
+        with Run(swarm.add_peer(), "r", latecomer, compression="none") as late:
+            snapshot = late.sync()
+            assert snapshot is not None and snapshot.round == late.round >= 1
+            assert snapshot.donors
+            assert any(
+                all(
+                    torch.equal(a, b) for a, b in zip(model.parameters(), latecomer.parameters(), strict=True)
+                )
+                for model in models
+            )
+        for run in runs:
+            run.close()
+    for model in models:
+        assert all(1.0 <= float(p.min()) <= float(p.max()) <= 6.0 for p in model.parameters())
+    assert len({float(model.weight[0, 0]) for model in models}) < 3
+
+
+def test_a_run_needs_a_name_and_something_to_average() -> None:
+    with Node(listen=["/ip4/127.0.0.1/tcp/0"]) as node:
+        with pytest.raises(ConfigurationError, match="which run"):
+            Run.join(node.link, model=_model(1.0))
+        with pytest.raises(ConfigurationError, match="no floating-point parameters"):
+            Run(node, "r", torch.nn.ReLU())
+
+
+def test_a_link_may_name_the_run() -> None:
+    with Node(listen=["/ip4/127.0.0.1/tcp/0"], network="n") as node:
+        link = node.link.replace("moshgrid://n@", "moshgrid://n/my-run@")
+        with Run.join(link, model=_model(1.0)) as run:
+            assert run.run_id == "my-run"
+            assert run.node.network == "n"
+
+
+def test_importing_swarm_does_not_import_torch() -> None:
+    code = "import sys; from moshgrid.swarm import LocalSwarm, Run; sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
