@@ -91,7 +91,7 @@ def test_wrong_arguments_say_what_is_allowed(first: Node) -> None:
     dht = DHT(first)
     with pytest.raises(ConfigurationError, match="30 to 3600 seconds"):
         dht.put("k", 1, ttl=5)
-    with pytest.raises(RecordRejected, match="TOO_LARGE.*Put a hash"):
+    with pytest.raises(RecordRejected, match=r"TOO_LARGE.*Put a hash"):
         dht.put("k", "x" * 2000)
     with pytest.raises(ConfigurationError, match="cannot be stored"):
         dht.put("k", threading.Lock())

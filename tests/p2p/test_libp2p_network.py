@@ -242,9 +242,17 @@ def test_a_stock_peer_speaks_with_ours():
 
 @pytest.mark.parametrize(
     "garbage",
-    [b"GET / HTTP/1.1\r\n\r\n", os.urandom(5000), b"\x13/multistream/1.0.0\n\x07/noise\n" + bytes(4000), b"\xff" * 99],
+    [
+        b"",
+        b"GET / HTTP/1.1\r\n\r\n",
+        b"random" + bytes(range(256)) * 20,
+        b"\x13/multistream/1.0.0\n\x07/noise\n" + bytes(4000),
+        b"\xff" * 99,
+    ],
 )
-def test_garbage_on_the_port_is_cut_off_and_harms_nobody(garbage):
+def test_garbage_on_the_port_is_cut_off_and_harms_nobody(garbage, monkeypatch):
+    monkeypatch.setattr("moshgrid.p2p.libp2p_swarm._HANDSHAKE_SECONDS", 0.3)
+
     async def scenario():
         async with (
             open_libp2p_network(Identity.generate()) as network,
@@ -255,7 +263,7 @@ def test_garbage_on_the_port_is_cut_off_and_harms_nobody(garbage):
             for _ in range(3):
                 stranger = await trio.open_tcp_stream("127.0.0.1", port)
                 await stranger.send_all(garbage)
-                with trio.fail_after(12.0):
+                with trio.fail_after(2.0):
                     try:
                         while await stranger.receive_some():
                             pass
@@ -390,7 +398,7 @@ def test_closing_closes_the_port():
     async def scenario():
         async with open_libp2p_network(Identity.generate()) as network:
             port = int(network.addrs[0].split("/")[4])
-        with pytest.raises(OSError, match="."):
+        with pytest.raises(OSError, match=r"."):
             await trio.open_tcp_stream("127.0.0.1", port)
 
     run(scenario)

@@ -10,9 +10,7 @@ part, whoever crashes, freezes or is cut off; and a connected majority always de
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-
-from blake3 import blake3
+from collections.abc import Callable
 
 from moshgrid.averaging.effects import Commit, Emit, RoundEffect, Send
 from moshgrid.averaging.exchange import Exchange
@@ -28,26 +26,16 @@ from moshgrid.averaging.messages import (
     TooLow,
     Vote,
 )
+from moshgrid.averaging.votes import Value, Votes
 
-__all__ = ["Seal", "value_digest", "vote_bytes"]
+__all__ = ["Seal", "Sign", "Verify"]
 
-Value = tuple[bytes, ...]
 Sign = Callable[[bytes], bytes]
 Verify = Callable[[int, bytes, bytes], bool]
 
 _STEP = 1.0
 """Seconds by which the ballots of successive members wait for each other."""
 _MAX_WAIT = 8.0
-
-
-def value_digest(value: Sequence[bytes]) -> bytes:
-    """What a vote names instead of the whole value."""
-    return blake3(b"".join(value)).digest()
-
-
-def vote_bytes(group_id: bytes, ballot: int, digest: bytes) -> bytes:
-    """The bytes that a vote's signature covers."""
-    return b"moshgrid-vote\x00" + group_id + ballot.to_bytes(8, "big") + digest
 
 
 class Seal:
@@ -65,15 +53,11 @@ class Seal:
     ) -> None:
         self._me = me
         self._members = members
-        self._group_id = group_id
         self._exchange = exchange
-        self._sign = sign
-        self._verify = verify
         self._promised = 0
         self._accepted: tuple[int, Value] | None = None
         self._pending: tuple[int, Value] | None = None
-        self._values: dict[bytes, Value] = {}
-        self._votes: dict[tuple[int, bytes], dict[int, bytes]] = {}
+        self._votes = Votes(members, group_id, sign, verify)
         self._own_ballot = 0 if me == 0 else -1
         self._promises: dict[int, Promise] = {}
         self._proposed = False
@@ -81,7 +65,6 @@ class Seal:
         self._lost: set[int] = set()
         self._fetching = Fetching(me, members, exchange)
         self._ballot_due: float | None = None
-        self._decision: tuple[int, Value] | None = None
         self.committed = False
 
     # What the round asks ---------------------------------------------------------------------------
@@ -97,18 +80,17 @@ class Seal:
     @property
     def decided(self) -> bool:
         """True when the decision is known here, whether or not its bytes are."""
-        return self._decision is not None
+        return self._votes.decision is not None
 
     def advance(self, now: float) -> list[RoundEffect]:
         """Goes as far as what is known and held allows; to be called after anything changed."""
         effects: list[RoundEffect] = []
         if self.committed:
             return effects
-        if self._learn_decision():
-            assert self._decision is not None
-            ballot, value = self._decision
+        if self._votes.decision is not None:
+            ballot, value = self._votes.decision
             if missing := self._missing(value):
-                return effects + self._fetching.want(missing, self._voters(ballot, value), now)
+                return self._fetching.want(missing, self._votes.voters(), now)
             self.committed = True
             effects += [Emit("sealed", {"ballot": ballot}), Commit(ballot, value)]
             return effects + self._tell_all(Sealed(ballot))
@@ -117,15 +99,15 @@ class Seal:
         elif self._own_ballot > 0 and not self._proposed and len(self._promises) * 2 > self._members:
             effects += self._propose_after_promises(now)
         effects += self._vote_if_possible(now)
-        if self._learn_decision():
+        if self._votes.decision is not None:
             effects += self.advance(now)
         self._schedule_ballot(now)
         return effects
 
     def repeat_for(self, member: int) -> list[RoundEffect]:
         """What a member that only now joined in has missed."""
-        if self._decision is not None and self.committed:
-            return [Send(member, self._decided_message())]
+        if self.committed:
+            return [Send(member, self._votes.proof())]
         if self._pending is not None and self._pending[0] == self._own_ballot and self._proposed:
             return [Send(member, Propose(*self._pending))]
         if self._own_ballot > 0 and not self._proposed:
@@ -155,7 +137,7 @@ class Seal:
     def prepare(self, member: int, message: Prepare) -> list[RoundEffect]:
         """Paxos phase 1b."""
         if self.committed:
-            return [Send(member, self._decided_message())]
+            return [Send(member, self._votes.proof())]
         if message.ballot <= self._promised or message.ballot % self._members != member:
             return [Send(member, TooLow(message.ballot, self._promised))]
         self._promised = message.ballot
@@ -174,7 +156,7 @@ class Seal:
     def propose(self, member: int, message: Propose) -> list[RoundEffect]:
         """Paxos phase 2a; the vote follows when the bytes are here."""
         if self.committed:
-            return [Send(member, self._decided_message())]
+            return [Send(member, self._votes.proof())]
         if message.ballot % self._members != member or len(message.value) != len(self._exchange_value()):
             return []
         if message.ballot < self._promised:
@@ -193,37 +175,16 @@ class Seal:
 
     def vote(self, member: int, message: Vote) -> list[RoundEffect]:
         """A member accepted a value and holds its bytes."""
-        if not self._verify(
-            member, message.signature, self._vote_bytes(message.ballot, message.value_digest)
-        ):
-            return []
-        self._votes.setdefault((message.ballot, message.value_digest), {})[member] = message.signature
-        votes = self._votes[message.ballot, message.value_digest]
-        if len(votes) * 2 > self._members and message.value_digest not in self._values:
-            return [Send(member, Learn())]
-        return []
+        return [] if self._votes.receive(member, message) else [Send(member, Learn())]
 
     def learn(self, member: int) -> list[RoundEffect]:
         """Somebody asks for the decision."""
-        return [Send(member, self._decided_message())] if self._decision is not None else []
+        return [Send(member, self._votes.proof())] if self.decided else []
 
     def decided_elsewhere(self, message: Decided) -> None:
         """A decision with its proof."""
-        digest = value_digest(message.value)
-        if (
-            self.decided
-            or len(message.value) != len(self._exchange_value())
-            or len(message.votes) > self._members
-        ):
-            return
-        signed = self._vote_bytes(message.ballot, digest)
-        valid = {
-            voter: signature
-            for voter, signature in message.votes
-            if 0 <= voter < self._members and self._verify(voter, signature, signed)
-        }
-        self._values[digest] = message.value
-        self._votes.setdefault((message.ballot, digest), {}).update(valid)
+        if not self.decided and len(message.value) == len(self._exchange_value()):
+            self._votes.receive_decision(message)
 
     def sealed_elsewhere(self, member: int) -> list[RoundEffect]:
         """A member applied the decision: ask for it if it is not known here."""
@@ -297,7 +258,7 @@ class Seal:
 
     def _take(self, ballot: int, value: Value) -> None:
         self._pending = (ballot, value)
-        self._values[value_digest(value)] = value
+        self._votes.know(value)
 
     def _vote_if_possible(self, now: float) -> list[RoundEffect]:
         if self._pending is None or self._pending[0] != self._promised or self._accepted == self._pending:
@@ -306,29 +267,7 @@ class Seal:
         if missing := self._missing(value):
             return self._fetching.want(missing, [ballot % self._members], now)
         self._accepted = self._pending
-        digest = value_digest(value)
-        signature = self._sign(self._vote_bytes(ballot, digest))
-        self._votes.setdefault((ballot, digest), {})[self._me] = signature
-        return self._tell_all(Vote(ballot, digest, signature))
-
-    def _learn_decision(self) -> bool:
-        if self._decision is None:
-            for (ballot, digest), votes in self._votes.items():
-                if len(votes) * 2 > self._members and digest in self._values:
-                    self._decision = (ballot, self._values[digest])
-                    break
-        return self._decision is not None
-
-    def _voters(self, ballot: int, value: Value) -> list[int]:
-        return sorted(self._votes.get((ballot, value_digest(value)), {}))
-
-    def _vote_bytes(self, ballot: int, digest: bytes) -> bytes:
-        return vote_bytes(self._group_id, ballot, digest)
-
-    def _decided_message(self) -> Decided:
-        assert self._decision is not None
-        ballot, value = self._decision
-        return Decided(ballot, value, tuple(self._votes[ballot, value_digest(value)].items()))
+        return self._tell_all(self._votes.cast(self._me, ballot, value))
 
     def _missing(self, value: Value) -> list[tuple[int, bytes]]:
         return [(part, digest) for part, digest in enumerate(value) if not self._exchange.holds(part, digest)]

@@ -6,6 +6,7 @@ import asyncio
 import os
 from collections.abc import Awaitable, Callable, Generator, Sequence
 from concurrent.futures import Future
+from functools import partial
 from types import TracebackType
 from typing import Any, ParamSpec, TypeVar
 
@@ -14,6 +15,7 @@ from moshgrid.p2p.host import Host
 from moshgrid.p2p.identity import Identity, PeerId
 from moshgrid.p2p.link import Link
 from moshgrid.p2p.node_core import DEFAULT_LISTEN, NodeConfig, NodeCore
+from moshgrid.p2p.runtime import Operation
 
 __all__ = ["AsyncNode"]
 
@@ -109,9 +111,8 @@ class AsyncNode:
         self, fn: Callable[Args, Awaitable[Result]], *args: Args.args, **kwargs: Args.kwargs
     ) -> Result:
         """Runs the async ``fn(*args)`` in the peer's loop; cancelling the caller cancels it."""
-        future = self._running().soon(fn, *args, **kwargs)
         try:
-            return await asyncio.wrap_future(future)
+            return await asyncio.wrap_future(self.soon(fn, *args, **kwargs))
         except asyncio.CancelledError:
             if self._closed and not _is_cancelling():
                 raise Closed("this node was closed during the call") from None
@@ -121,7 +122,9 @@ class AsyncNode:
         self, fn: Callable[Args, Awaitable[Result]], *args: Args.args, **kwargs: Args.kwargs
     ) -> Future[Result]:
         """Starts the async ``fn(*args)`` in the peer's loop."""
-        return self._running().soon(fn, *args, **kwargs)
+        operation: Operation[Result] = Operation()
+        self._running().submit(operation, partial(fn, *args, **kwargs))
+        return operation
 
     async def close(self) -> None:
         """Leaves the network, layers first; at most 5 s; may be called again."""

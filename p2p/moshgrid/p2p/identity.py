@@ -8,6 +8,7 @@ refuse small-order and non-canonical keys; OpenSSL alone accepts them.
 from __future__ import annotations
 
 import os
+import tempfile
 from pathlib import Path
 from typing import NewType
 
@@ -126,14 +127,19 @@ class Identity:
         identity = cls.generate()
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
-            # O_EXCL: two processes that start at once must not overwrite each other's key.
-            handle = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            # Written aside (mkstemp: mode 600) and then linked: of several processes that start at once
+            # one wins, and none reads a key that is half written.
+            handle, draft = tempfile.mkstemp(prefix=f".{file.name}.", dir=file.parent)
+            try:
+                with os.fdopen(handle, "wb") as out:
+                    out.write(identity.to_pem())
+                os.link(draft, file)
+            finally:
+                os.unlink(draft)
         except FileExistsError:
             return cls.load_or_create(file)
         except OSError as error:
             raise ConfigurationError(f"cannot write the identity file {file}: {error.strerror}") from error
-        with os.fdopen(handle, "wb") as out:
-            out.write(identity.to_pem())
         return identity
 
     def to_pem(self) -> bytes:

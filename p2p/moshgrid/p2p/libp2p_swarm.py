@@ -35,6 +35,7 @@ __all__ = ["QuietHost", "make_host"]
 _log = logging.getLogger("moshgrid.p2p")
 
 _MAX_CONNECTIONS = 1024
+_HANDSHAKE_SECONDS = 10.0
 
 
 def make_host(identity: Identity, watcher: ConnectionWatcher) -> QuietHost:
@@ -58,6 +59,8 @@ def make_host(identity: Identity, watcher: ConnectionWatcher) -> QuietHost:
             low_watermark=0,
             min_connections=0,
             max_connections_per_peer=8,
+            inbound_upgrade_timeout=_HANDSHAKE_SECONDS,
+            outbound_upgrade_timeout=_HANDSHAKE_SECONDS,
         ),
     )
     swarm.auto_connector = NoAutoConnector()  # type: ignore[assignment]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import CancelledError, Future
+from functools import partial
 from types import TracebackType
 from typing import Any, ParamSpec, TypeVar
 
@@ -13,7 +14,7 @@ from moshgrid.p2p.host import Host
 from moshgrid.p2p.identity import Identity, PeerId
 from moshgrid.p2p.link import Link
 from moshgrid.p2p.node_core import DEFAULT_LISTEN, NodeConfig, NodeCore
-from moshgrid.p2p.runtime import refuse_inside_event_loop, wait_for
+from moshgrid.p2p.runtime import Operation, refuse_inside_event_loop
 
 __all__ = ["Node"]
 
@@ -85,16 +86,23 @@ class Node:
     def call(self, fn: Callable[Args, Awaitable[Result]], *args: Args.args, **kwargs: Args.kwargs) -> Result:
         """Runs the async ``fn(*args)`` in the event loop and waits for its result; for layers."""
         refuse_inside_event_loop()
+        operation: Operation[Result] = Operation()
         try:
-            return wait_for(self._core.soon(fn, *args, **kwargs))
+            self._core.submit(operation, partial(fn, *args, **kwargs))
+            return operation.wait()
         except CancelledError:
             raise Closed("this node was closed during the call") from None
+        except KeyboardInterrupt:
+            operation.cancel()
+            raise
 
     def soon(
         self, fn: Callable[Args, Awaitable[Result]], *args: Args.args, **kwargs: Args.kwargs
     ) -> Future[Result]:
         """Starts the async ``fn(*args)`` in the event loop; cancelling the future cancels it."""
-        return self._core.soon(fn, *args, **kwargs)
+        operation: Operation[Result] = Operation()
+        self._core.submit(operation, partial(fn, *args, **kwargs))
+        return operation
 
     def close(self) -> None:
         """Leaves the network, layers first; at most 5 s; may be called again."""

@@ -9,11 +9,11 @@ import os
 import threading
 import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future
 from concurrent.futures import TimeoutError as FutureTimeout
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, TypeVar
 
 import trio
 
@@ -23,11 +23,10 @@ from moshgrid.p2p.host import Host, open_host
 from moshgrid.p2p.identity import Identity
 from moshgrid.p2p.link import Link
 from moshgrid.p2p.network import Network
-from moshgrid.p2p.runtime import Runtime
+from moshgrid.p2p.runtime import Operation, Runtime
 
 __all__ = ["DEFAULT_LISTEN", "NodeConfig", "NodeCore"]
 
-Args = ParamSpec("Args")
 Result = TypeVar("Result")
 
 _log = logging.getLogger("moshgrid.p2p")
@@ -88,13 +87,14 @@ class NodeCore:
 
     def __init__(self, config: NodeConfig) -> None:
         self.config = config
-        self.runtime = Runtime()
         self.ready: Future[Host] = Future()
         self._stop = trio.Event()
-        self._operations: set[Future[Any]] = set()
         self._lock = threading.Lock()
         self._closing = False
-        self._running = self.runtime.soon(self._run)
+        self._operations: set[Operation[Any]] = set()
+        self._life: Operation[None] = Operation()
+        self._runtime = Runtime()
+        self._runtime.submit(self._life, self._live)
         _open.add(self)
 
     @property
@@ -104,13 +104,7 @@ class NodeCore:
             raise Closed("this node is closed")
         return self.ready.result(timeout=0)
 
-    @property
-    def link(self) -> str:
-        """A link through which others join this node's network."""
-        host = self.host
-        return str(Link(host.network_name, None, host.network.addrs))
-
-    async def _run(self) -> None:
+    async def _live(self) -> None:
         try:
             async with _open_node_host(self.config) as host:
                 self.ready.set_result(host)
@@ -120,17 +114,14 @@ class NodeCore:
                 raise
             self.ready.set_exception(error)
 
-    def soon(
-        self, fn: Callable[Args, Awaitable[Result]], *args: Args.args, **kwargs: Args.kwargs
-    ) -> Future[Result]:
-        """Starts ``fn(*args)`` in the loop; closing the node cancels it."""
+    def submit(self, operation: Operation[Result], fn: Callable[[], Awaitable[Result]]) -> None:
+        """Starts ``fn()`` in the loop as ``operation``; closing the node cancels it. Raises Closed."""
         with self._lock:
             if self._closing:
                 raise Closed("this node is closed")
-            future = self.runtime.soon(fn, *args, **kwargs)
-            self._operations.add(future)
-        future.add_done_callback(self._operations.discard)
-        return future
+            self._operations.add(operation)
+        operation.add_done_callback(self._operations.discard)
+        self._runtime.submit(operation, fn)
 
     def close(self) -> None:
         """Ends the host, its layers first, within 5 s, and the thread when nobody else uses it."""
@@ -139,27 +130,29 @@ class NodeCore:
                 return
             self._closing = True
         _open.discard(self)
-        if self.runtime.is_foreign:
+        if self._runtime.is_foreign:
             return
         for operation in list(self._operations):
             operation.cancel()
         try:
-            self.runtime.soon(self._set_stop)
-            self._running.result(timeout=_CLOSE_SECONDS)
+            self._runtime.submit(Operation(), self._set_stop)
+            self._life.result(timeout=_CLOSE_SECONDS)
         except FutureTimeout:
             _log.warning("closing took over %g s; leaving without a goodbye", _CLOSE_SECONDS)
-            self._running.cancel()
+            self._life.cancel()
+        except CancelledError:
+            pass  # a start that was given up
         except Exception:
             _log.exception("the node did not end well")
         finally:
-            self.runtime.release()
+            self._runtime.release()
 
     async def _set_stop(self) -> None:
         self._stop.set()
 
     def abort(self) -> None:
-        """Gives up a start that was interrupted."""
-        self._running.cancel()
+        """Gives up a start that was interrupted or failed."""
+        self._life.cancel()
         self.close()
 
 

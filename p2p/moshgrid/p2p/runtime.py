@@ -1,6 +1,7 @@
 """The one background thread that runs the event loop, and the bridge to it from blocking code.
 
-The first user starts the thread and the last one ends it. Whole operations cross the bridge.
+The first user starts the thread and the last one ends it. Whole operations cross the bridge, each in
+one hop: about 100 µs there and back.
 """
 
 from __future__ import annotations
@@ -12,116 +13,138 @@ import sys
 import threading
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Future
-from contextlib import AbstractContextManager
-from typing import ParamSpec, TypeVar
+from typing import ClassVar, Generic, TypeVar
 
 import trio
-from anyio.from_thread import BlockingPortal, start_blocking_portal
 
 from moshgrid.p2p.errors import Closed, LocalProtocolError
 
-__all__ = ["Runtime", "refuse_inside_event_loop", "wait_for"]
+__all__ = ["Operation", "Runtime", "refuse_inside_event_loop"]
 
-Args = ParamSpec("Args")
 Result = TypeVar("Result")
 
 _LEAVING_SECONDS = 5.0
 
 
+class Operation(Future[Result], Generic[Result]):
+    """What runs in the loop, as a future; cancelling it cancels the work over there."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ended = threading.Event()
+        """Set when the work is over; a cancelled future is done before that."""
+
+    def wait(self) -> Result:
+        """The result. Ctrl+C cancels the work and waits for its end, 5 s at most or till the next one."""
+        try:
+            return self.result()
+        except KeyboardInterrupt:
+            self.cancel()
+            with contextlib.suppress(KeyboardInterrupt):
+                self.ended.wait(_LEAVING_SECONDS)
+            raise
+
+
+class _Loop:
+    """The thread and the event loop in it."""
+
+    def __init__(self) -> None:
+        self._started: Future[None] = Future()
+        self._thread = threading.Thread(target=self._run, name="moshgrid", daemon=True)
+        self._thread.start()
+        self._started.result()
+
+    def _run(self) -> None:
+        trio.run(self._main)
+
+    async def _main(self) -> None:
+        self._token = trio.lowlevel.current_trio_token()
+        self._stop = trio.Event()
+        async with trio.open_nursery() as self._nursery:
+            self._started.set_result(None)
+            await self._stop.wait()
+            self._nursery.cancel_scope.cancel()
+
+    def submit(self, operation: Operation[Result], fn: Callable[[], Awaitable[Result]]) -> None:
+        """Runs ``fn()`` for ``operation``. Never waits, so that Ctrl+C finds nothing half done."""
+
+        async def run() -> None:
+            try:
+                with trio.CancelScope() as scope:
+                    operation.add_done_callback(lambda done: self._cancel(scope) if done.cancelled() else None)
+                    result = await fn()
+                    if operation.set_running_or_notify_cancel():
+                        operation.set_result(result)
+            except Exception as error:  # the root of the operation's task: it is the caller's to see
+                if operation.set_running_or_notify_cancel():
+                    operation.set_exception(error)
+            finally:
+                operation.cancel()
+                operation.ended.set()
+
+        self._token.run_sync_soon(self._nursery.start_soon, run)
+
+    def _cancel(self, scope: trio.CancelScope) -> None:
+        with contextlib.suppress(trio.RunFinishedError):
+            self._token.run_sync_soon(scope.cancel)
+
+    def stop(self) -> None:
+        """Cancels what still runs and ends the thread."""
+        with contextlib.suppress(trio.RunFinishedError):
+            self._token.run_sync_soon(self._stop.set)
+        self._thread.join()
+
+
 class Runtime:
     """A lease on the background loop; ``release`` gives it back."""
 
-    _lock = threading.Lock()
-    _leases = 0
-    _portal: BlockingPortal | None = None
-    _context: AbstractContextManager[BlockingPortal] | None = None
+    _lock: ClassVar[threading.Lock] = threading.Lock()
+    _leases: ClassVar[int] = 0
+    _shared: ClassVar[_Loop | None] = None
 
     def __init__(self) -> None:
         cls = type(self)
-        with cls._lock:
-            if cls._portal is None:
-                cls._context = start_blocking_portal("trio")
-                cls._portal = cls._context.__enter__()
-                cls._portal.call(_name_thread)
-            cls._leases += 1
-            self._own: BlockingPortal | None = cls._portal
         self._pid = os.getpid()
-
-    def release(self) -> None:
-        """Gives the lease back; the last one ends the thread. May be called twice."""
-        if self._own is None:
-            return
-        self._own = None
-        if self.is_foreign:
-            return
-        cls = type(self)
-        context = None
         with cls._lock:
-            cls._leases -= 1
-            if not cls._leases:
-                context, cls._context, cls._portal = cls._context, None, None
-        if context is not None:
-            context.__exit__(None, None, None)
-
-    @classmethod
-    def forget(cls) -> None:
-        """After a fork: the thread exists in the parent only."""
-        cls._lock = threading.Lock()
-        cls._leases = 0
-        cls._portal = None
-        cls._context = None
-
-    def call(self, fn: Callable[Args, Awaitable[Result]], *args: Args.args, **kwargs: Args.kwargs) -> Result:
-        """Runs ``fn(*args)`` in the loop and returns what it returns.
-
-        Ctrl+C cancels the operation, waits for it to end (5 s at most, or a second Ctrl+C), and is
-        raised again. Raises LocalProtocolError inside an event loop.
-        """
-        refuse_inside_event_loop()
-        return wait_for(self.soon(fn, *args, **kwargs))
+            if cls._shared is None:
+                cls._shared = _Loop()
+            cls._leases += 1
+            self._loop: _Loop | None = cls._shared
 
     @property
     def is_foreign(self) -> bool:
         """True in a process that was forked from the one with the thread."""
         return self._pid != os.getpid()
 
-    def soon(
-        self, fn: Callable[Args, Awaitable[Result]], *args: Args.args, **kwargs: Args.kwargs
-    ) -> Future[Result]:
-        """Starts ``fn(*args)`` in the loop; cancelling the future cancels it."""
+    def release(self) -> None:
+        """Gives the lease back; the last one ends the thread. May be called twice."""
+        if self._loop is None or self.is_foreign:
+            return
+        self._loop = None
+        cls = type(self)
+        with cls._lock:
+            cls._leases -= 1
+            last, cls._shared = (None, cls._shared) if cls._leases else (cls._shared, None)
+        if last is not None:
+            last.stop()
+
+    @classmethod
+    def forget(cls) -> None:
+        """After a fork: the thread exists in the parent only."""
+        cls._lock = threading.Lock()
+        cls._leases = 0
+        cls._shared = None
+
+    def submit(self, operation: Operation[Result], fn: Callable[[], Awaitable[Result]]) -> None:
+        """Starts ``fn()`` in the loop as ``operation``. Raises LocalProtocolError after a fork, or Closed."""
         if self.is_foreign:
             raise LocalProtocolError(
                 "this object was made before a fork and belongs to the parent process: "
                 "make a new Node in the child, or start processes with the 'spawn' method"
             )
-        if self._own is None:
+        if self._loop is None:
             raise Closed("it was closed")
-        ended = threading.Event()
-
-        async def run() -> Result:
-            try:
-                return await fn(*args, **kwargs)
-            finally:
-                ended.set()
-
-        future: Future[Result] = self._own.start_task_soon(run)
-        future.ended = ended  # type: ignore[attr-defined]  # a cancelled future is done before its task is
-        return future
-
-
-def _name_thread() -> None:
-    threading.current_thread().name = "moshgrid"
-
-
-def wait_for(future: Future[Result]) -> Result:
-    """The result of a future from ``Runtime.soon``; Ctrl+C cancels the operation first."""
-    try:
-        return future.result()
-    except KeyboardInterrupt:
-        future.cancel()
-        with contextlib.suppress(KeyboardInterrupt):
-            future.ended.wait(_LEAVING_SECONDS)  # type: ignore[attr-defined]
-        raise
+        self._loop.submit(operation, fn)
 
 
 def refuse_inside_event_loop() -> None:
