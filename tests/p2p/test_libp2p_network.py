@@ -342,6 +342,20 @@ def test_ipv6():
     run(scenario)
 
 
+def test_host_names_are_resolved_as_the_system_does():
+    async def scenario():
+        async with (
+            open_libp2p_network(Identity.generate()) as network,
+            open_libp2p_network(Identity.generate()) as other,
+        ):
+            addr = network.addrs[0].replace("/ip4/127.0.0.1/", "/dns4/localhost/")
+            assert await other.dial(addr) == network.peer_id
+            with pytest.raises(Unreachable, match="the name was not found"):
+                await other.dial(f"/dns4/no-such-name.invalid/tcp/1/p2p/{Identity.generate().peer_id}")
+
+    run(scenario)
+
+
 def test_all_interfaces_means_addresses_that_can_be_dialled():
     async def scenario():
         async with (

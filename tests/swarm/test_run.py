@@ -8,6 +8,7 @@ import sys
 import pytest
 import torch
 
+from moshgrid.dht import DHT
 from moshgrid.p2p import ConfigurationError, Node
 from moshgrid.swarm import LocalSwarm, Run
 
@@ -46,8 +47,8 @@ def test_a_step_averages_the_models_and_a_latecomer_gets_the_result() -> None:
         for run in runs:
             run.close()
     for model in models:
-        assert all(1.0 <= float(p.min()) <= float(p.max()) <= 6.0 for p in model.parameters())
-    assert len({float(model.weight[0, 0]) for model in models}) < 3
+        assert all(1.0 <= p.data.min().item() <= p.data.max().item() <= 6.0 for p in model.parameters())
+    assert len({model.weight[0, 0].item() for model in models}) < 3
 
 
 def test_a_run_needs_a_name_and_something_to_average() -> None:
@@ -59,7 +60,7 @@ def test_a_run_needs_a_name_and_something_to_average() -> None:
 
 
 def test_a_link_may_name_the_run() -> None:
-    with Node(listen=["/ip4/127.0.0.1/tcp/0"], network="n") as node:
+    with Node(listen=["/ip4/127.0.0.1/tcp/0"], network="n") as node, DHT(node):
         link = node.link.replace("moshgrid://n@", "moshgrid://n/my-run@")
         with Run.join(link, model=_model(1.0)) as run:
             assert run.run_id == "my-run"

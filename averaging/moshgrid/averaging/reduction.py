@@ -91,8 +91,8 @@ def average_part(
         data,
         bitmap,
         result_digest(part, bitmap, data),
-        float(np.dot(scratch, scratch)),
-        float(np.dot(mean, mean)),
+        _squared(scratch),
+        _squared(mean),
         refused,
     )
 
@@ -105,6 +105,12 @@ def decode_results(signed: SignedManifest, data: Sequence[bytes | memoryview]) -
         vector[span.start : span.stop] = signed.codec.decode(encoded, span.elements, signed.dtype)
         digest.update(encoded)
     return vector, digest.hexdigest()
+
+
+def _squared(vector: Vector) -> float:
+    """The squared norm; in float64, where the squares of large float32 values fit."""
+    wide = vector.astype(np.float64)
+    return float(np.dot(wide, wide))
 
 
 def relative_error(squared_error: float, squared_norm: float) -> float:

@@ -51,6 +51,7 @@ class MoshpitTopology:
 
     def __init__(self, group_size: int) -> None:
         self._group_size = group_size
+        self._first_place: int | None = None
         self._recent: list[int] = []
 
     def group_key(self, me: PeerId, peers: Sequence[PeerId]) -> str:
@@ -62,12 +63,12 @@ class MoshpitTopology:
         digits = 1
         while self._group_size**digits < groups:
             digits += 1
-        if len(self._recent) < digits:
-            return str(everyone.index(me) % groups)  # first rounds: places spread evenly
-        place = 0
+        if self._first_place is None:
+            self._first_place = everyone.index(me) % groups  # places spread evenly to begin with
+        place = self._first_place
         for index in self._recent[-digits:]:
             place = place * self._group_size + index
-        return str(place % groups)
+        return str(place % self._group_size**digits % groups)
 
     def averaged(self, group_id: bytes, roster: Sequence[PeerId], me: PeerId) -> None:
         index = chunk_index(group_id, len(roster), list(roster).index(me), self._group_size)

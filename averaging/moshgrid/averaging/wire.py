@@ -54,7 +54,7 @@ def decode_frame(frame: bytes, sender: PeerId) -> Frame:
         raise RemoteProtocolError(sender, "sent a frame whose header is cut off")
     try:
         header = _decoder.decode(frame[2 : 2 + size])
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise RemoteProtocolError(sender, f"sent a message that cannot be read: {error}") from error
     payload = memoryview(frame)[2 + size :]
     if len(payload) and not isinstance(header.message, PartData | ResultData):

@@ -115,8 +115,10 @@ class DHTNode:
         return self._asker.answered.is_set()
 
     async def join(self, timeout: float) -> None:
-        """Waits until joined; raises Unreachable after ``timeout`` seconds."""
-        if not await self.joined(timeout):
+        """Waits until the peers near this one were asked; raises Unreachable when nobody answers."""
+        with trio.move_on_after(timeout):
+            await self._joining.ready.wait()
+        if not await self.joined(0):
             raise self._joining.unreachable()
 
     async def put(self, key: str, value: Any, ttl: float = 600, suffix: str = "") -> PutReport:
@@ -193,7 +195,7 @@ class DHTNode:
         return kept
 
     async def kept(self, key: str, value: Any, ttl: float = 600, suffix: str = "") -> Keep:
-        """``keep``, returning when the first put is done. Raises as ``put`` does."""
+        """``keep``, returning when the first put was tried."""
         kept = self.keep(key, value, ttl, suffix)
         await kept.__aenter__()
         return kept

@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 
 from moshgrid.dht.record import MAX_KEY, MAX_SUFFIX, MAX_TTL_MS, MAX_VALUE, SignedRecord
+from moshgrid.p2p.clock import Clock
 from moshgrid.p2p.errors import ConfigurationError, RecordRejected
 from moshgrid.p2p.identity import PeerId
 
@@ -35,7 +36,7 @@ class Record:
     """Unix seconds."""
     deleted: bool = False
     """True for a tombstone: the author took the record back."""
-    _wall_ms: Callable[[], int] = field(repr=False, compare=False, kw_only=True)
+    _wall_ms: Callable[[], int] = field(default=Clock().wall_ms, repr=False, compare=False, kw_only=True)
 
     @property
     def expires_in(self) -> float:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import socket
 from collections import OrderedDict
 from collections.abc import Sequence
 
+import trio
 from multiaddr import Multiaddr
 from multiaddr.exceptions import Error as MultiaddrError
 from multiaddr.utils import get_network_addrs
@@ -12,7 +14,7 @@ from multiaddr.utils import get_network_addrs
 from moshgrid.p2p.errors import ConfigurationError
 from moshgrid.p2p.identity import PeerId, peer_id_to_bytes
 
-__all__ = ["MAX_ADDRS", "AddressBook", "expand_wildcard", "parse_listen", "split_addr"]
+__all__ = ["MAX_ADDRS", "AddressBook", "expand_wildcard", "parse_listen", "resolve", "split_addr"]
 
 MAX_ADDRS = 16
 _MAX_PEERS = 4096
@@ -59,6 +61,26 @@ def expand_wildcard(family: str, host: str) -> list[str]:
     if host == "::":
         return [*get_network_addrs(6), "::1"]
     return [host]
+
+
+async def resolve(addr: Multiaddr) -> list[Multiaddr]:
+    """The same place by number, once for each of a host name's addresses; empty when the name is unknown.
+
+    By the system's resolver, which knows /etc/hosts and the local network; py-libp2p's knows DNS only.
+    """
+    (kind, host), (_, port) = addr.items()
+    if kind.name in ("ip4", "ip6"):
+        return [addr]
+    families = {"dns4": socket.AF_INET, "dns6": socket.AF_INET6}
+    try:
+        found = await trio.socket.getaddrinfo(
+            host, int(port), families.get(kind.name, socket.AF_UNSPEC), socket.SOCK_STREAM
+        )
+    except OSError:
+        return []
+    names = {socket.AF_INET: "ip4", socket.AF_INET6: "ip6"}
+    places = [f"/{names[item[0]]}/{item[4][0]}/tcp/{port}" for item in found if item[0] in names]
+    return [Multiaddr(place) for place in dict.fromkeys(places)]
 
 
 class AddressBook:

@@ -50,8 +50,7 @@ class AsyncNode:
         if self._closed:
             raise Closed("this node is closed")
         if self._core is None:
-            # The thread's start and end take milliseconds, which the caller's loop need not wait for.
-            core = self._core = await asyncio.to_thread(NodeCore, self._config)
+            core = self._core = NodeCore(self._config)  # the thread starts in milliseconds
             try:
                 self._started = await asyncio.shield(asyncio.wrap_future(core.ready))
             except BaseException:

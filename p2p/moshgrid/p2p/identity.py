@@ -133,7 +133,7 @@ class Identity:
             try:
                 with os.fdopen(handle, "wb") as out:
                     out.write(identity.to_pem())
-                os.link(draft, file)
+                _put_in_place(draft, file)
             finally:
                 os.unlink(draft)
         except FileExistsError:
@@ -158,3 +158,14 @@ class Identity:
 
     def __repr__(self) -> str:
         return f"Identity({self.peer_id})"
+
+
+def _put_in_place(draft: str, file: Path) -> None:
+    """Gives ``draft`` the name ``file``; FileExistsError when that is taken."""
+    try:
+        os.link(draft, file)
+    except FileExistsError:
+        raise
+    except OSError:  # a file system without hard links: no worse than writing it in place
+        with open(file, "xb", opener=lambda name, flags: os.open(name, flags, 0o600)) as out:
+            out.write(Path(draft).read_bytes())

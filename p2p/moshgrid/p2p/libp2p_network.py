@@ -17,7 +17,7 @@ from libp2p.peer.id import ID
 from libp2p.stream_muxer.exceptions import MuxedStreamError
 from multiaddr import Multiaddr
 
-from moshgrid.p2p.addresses import AddressBook, parse_listen, split_addr
+from moshgrid.p2p.addresses import AddressBook, parse_listen, resolve, split_addr
 from moshgrid.p2p.errors import Closed, RemoteProtocolError, StreamReset, Unreachable
 from moshgrid.p2p.identity import Identity, PeerId
 from moshgrid.p2p.libp2p_failures import explain_failure
@@ -204,20 +204,24 @@ class Libp2pNetwork:
             async with lock:
                 yield
         finally:
-            if not lock.statistics().tasks_waiting:
+            if not lock.locked():
                 self._dialling.pop(peer, None)
 
     async def _try(self, target: Multiaddr, peer: PeerId) -> str | None:
         """Dials one address; None when it worked, else what happened."""
         if peer == self._peer_id:
             return "is this peer itself"
+        failure = "the name was not found"
         with trio.move_on_after(_DIAL_SECONDS):
-            try:
-                await self._swarm.dial_addr(target, ID.from_base58(peer))
-            except (BaseLibp2pError, OSError) as error:
-                return explain_failure(error, peer)
-            self._check_open()
-            return None if peer in self._connections else "connected, and was lost at once"
+            for place in await resolve(target):
+                try:
+                    await self._swarm.dial_addr(place, ID.from_base58(peer))
+                except (BaseLibp2pError, OSError) as error:
+                    failure = explain_failure(error, peer)
+                    continue
+                self._check_open()
+                return None if peer in self._connections else "connected, and was lost at once"
+            return failure
         return f"no answer within {_DIAL_SECONDS:g} s (filtered?)"
 
     # Streams.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import trio
 
 from moshgrid.p2p.errors import LocalProtocolError, StreamReset
@@ -87,7 +89,8 @@ class Libp2pStream:
             self._gone = self._gone or "the stream is over"
             return
         ended_there = self._muxed.recv_closed
-        await self.close_write()
+        with contextlib.suppress(StreamReset):  # it was lost this moment
+            await self.close_write()
         self._gone = "closed here"
         if ended_there:
             await self._free()

@@ -35,7 +35,7 @@ DEFAULT_LISTEN = ("/ip4/0.0.0.0/tcp/0",)
 """All interfaces (a node that listens on loopback only is found by nobody), any free port."""
 
 _RETRY_SECONDS = (5.0, 15.0, 60.0)
-_CLOSE_SECONDS = 5.0
+_CLOSE_SECONDS = 4.0  # and one more for the thread
 
 
 @dataclass(frozen=True)
@@ -189,6 +189,7 @@ async def _open_node_host(config: NodeConfig) -> AsyncIterator[Host]:
 
 async def _join(network: Network, bootstrap: tuple[str, ...]) -> None:
     """Dials the bootstrap peers, and while none answers again and again: it may be up later than we."""
+    level = logging.WARNING
     for pause in itertools.chain(_RETRY_SECONDS, itertools.repeat(_RETRY_SECONDS[-1])):
         failures: list[tuple[str, str]] = []
         reached: list[str] = []
@@ -209,10 +210,12 @@ async def _join(network: Network, bootstrap: tuple[str, ...]) -> None:
         if reached or not failures:
             return
         lines = "".join(f"\n  {tried}   {outcome}" for tried, outcome in failures)
-        _log.warning(
+        _log.log(
+            level,
             "none of %d bootstrap addresses answered; going on alone, next try in %g s:%s",
             len(failures),
             pause,
             lines,
         )
+        level = logging.INFO  # said once; who wants to follow it can
         await trio.sleep(pause)

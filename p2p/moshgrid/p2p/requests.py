@@ -212,7 +212,7 @@ class Requests:
             async with lock:
                 yield
         finally:
-            if not lock.statistics().tasks_waiting:
+            if not lock.locked():
                 self._opening.pop(key, None)
 
     async def _run_channel(self, key: tuple[PeerId, str], channel: _Channel, stream: Stream) -> None:

@@ -13,6 +13,7 @@ import sys
 import threading
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Future
+from functools import partial
 from typing import ClassVar, Generic, TypeVar
 
 import trio
@@ -24,6 +25,7 @@ __all__ = ["Operation", "Runtime", "refuse_inside_event_loop"]
 Result = TypeVar("Result")
 
 _LEAVING_SECONDS = 5.0
+_THREAD_SECONDS = 1.0
 
 
 class Operation(Future[Result], Generic[Result]):
@@ -71,7 +73,7 @@ class _Loop:
         async def run() -> None:
             try:
                 with trio.CancelScope() as scope:
-                    operation.add_done_callback(lambda done: self._cancel(scope) if done.cancelled() else None)
+                    operation.add_done_callback(partial(self._cancel_if_asked, scope))
                     result = await fn()
                     if operation.set_running_or_notify_cancel():
                         operation.set_result(result)
@@ -84,15 +86,16 @@ class _Loop:
 
         self._token.run_sync_soon(self._nursery.start_soon, run)
 
-    def _cancel(self, scope: trio.CancelScope) -> None:
-        with contextlib.suppress(trio.RunFinishedError):
-            self._token.run_sync_soon(scope.cancel)
+    def _cancel_if_asked(self, scope: trio.CancelScope, done: Future[Result]) -> None:
+        if done.cancelled():
+            with contextlib.suppress(trio.RunFinishedError):
+                self._token.run_sync_soon(scope.cancel)
 
     def stop(self) -> None:
-        """Cancels what still runs and ends the thread."""
+        """Cancels what still runs and ends the thread; what shields itself for long is left behind."""
         with contextlib.suppress(trio.RunFinishedError):
             self._token.run_sync_soon(self._stop.set)
-        self._thread.join()
+        self._thread.join(_THREAD_SECONDS)
 
 
 class Runtime:

@@ -1,0 +1,131 @@
+"""Fractions, topology and patience: the arithmetic of who meets whom and who does how much."""
+
+import random
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from moshgrid.averaging.fractions import part_counts, water_filling
+from moshgrid.averaging.patience import Patience
+from moshgrid.averaging.topology import MoshpitTopology, chunk_index, topology_by_name
+
+
+def slowest(bandwidths, shares):
+    n = len(bandwidths)
+    return max((1 + (n - 2) * w) / b for w, b in zip(shares, bandwidths, strict=True) if w > 0)
+
+
+def test_equal_bandwidths_get_equal_shares():
+    assert water_filling([100.0] * 8) == pytest.approx([1 / 8] * 8)
+
+
+def test_slow_peers_reduce_nothing_when_that_is_quicker():
+    shares = water_filling([100.0] * 4 + [10.0] * 4)
+    # The claim limit (4 × the median) clamps the fast ones to 40 or leaves them at 100.
+    assert shares[:4] == pytest.approx([0.25] * 4)
+    assert shares[4:] == pytest.approx([0.0] * 4)
+
+
+def test_a_claim_counts_for_at_most_four_times_the_median():
+    assert water_filling([1e9, 100, 100, 100]) == pytest.approx(water_filling([400, 100, 100, 100]))
+
+
+def test_two_peers_share_by_bandwidth_and_clients_reduce_nothing():
+    assert water_filling([300.0, 100.0]) == pytest.approx([0.75, 0.25])
+    assert water_filling([100.0, 0.0, 100.0]) == pytest.approx([0.5, 0.0, 0.5])
+    with pytest.raises(ValueError, match="nobody"):
+        water_filling([0.0, 0.0])
+
+
+@given(st.lists(st.floats(1, 4), min_size=3, max_size=16), st.integers(0, 2**31))
+def test_no_other_division_is_quicker(bandwidths, seed):
+    shares = water_filling(bandwidths)
+    assert sum(shares) == pytest.approx(1)
+    assert min(shares) >= 0
+    best = slowest(bandwidths, shares)
+    rng = np.random.default_rng(seed)
+    for _ in range(30):
+        other = rng.dirichlet(np.ones(len(bandwidths)))
+        assert slowest(bandwidths, other) >= best * (1 - 1e-9)
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=16), st.integers(0, 500))
+def test_part_counts_sum_up_and_are_within_one(weights, parts):
+    total = sum(weights) or 1.0
+    fractions = [w / total for w in weights] if sum(weights) else [1 / len(weights)] * len(weights)
+    counts = part_counts(fractions, parts)
+    assert sum(counts) == parts
+    assert all(
+        abs(count - fraction * parts) < 1 + 1e-6 for count, fraction in zip(counts, fractions, strict=True)
+    )
+
+
+def converge(n, group_size, rounds, seed, drop=0.0):
+    """Variance over all peers after each round, with perfect matchmaking."""
+    rng = random.Random(seed)
+    peers = [f"peer{i:04d}" for i in range(n)]
+    places = {peer: MoshpitTopology(group_size) for peer in peers}
+    values = {peer: rng.gauss(0, 1) for peer in peers}
+    history = []
+    for t in range(rounds):
+        keys = {}
+        for peer in peers:
+            if rng.random() >= drop:
+                keys.setdefault(places[peer].group_key(peer, peers), []).append(peer)
+        for key, members in keys.items():
+            rng.shuffle(members)
+            for start in range(0, len(members), group_size):
+                group = members[start : start + group_size]
+                if len(group) < 2:
+                    continue
+                mean = sum(values[peer] for peer in group) / len(group)
+                group_id = f"{seed}/{t}/{key}/{start}".encode()
+                for peer in group:
+                    values[peer] = mean
+                    places[peer].averaged(group_id, group, peer)
+        history.append(float(np.var(list(values.values()))))
+    return history
+
+
+@pytest.mark.parametrize(("n", "size", "rounds"), [(16, 4, 2), (64, 8, 2), (64, 4, 3), (8, 4, 2), (4, 4, 1)])
+def test_the_mean_is_exact_after_d_rounds_on_a_full_grid(n, size, rounds):
+    assert converge(n, size, rounds, seed=1)[-1] < 1e-25
+
+
+@pytest.mark.parametrize("n", [5, 7, 11, 50])
+def test_any_number_of_peers_converges_exponentially(n):
+    history = converge(n, 4, 12, seed=2)
+    assert history[-1] < 1e-3 * history[0]
+
+
+def test_members_that_drop_out_of_rounds_do_not_stop_it():
+    assert converge(64, 8, 12, seed=3, drop=0.05)[-1] < 1e-4
+
+
+def test_chunk_indices_are_distinct_and_agreed_upon():
+    indices = [chunk_index(b"group", 3, position, 8) for position in range(3)]
+    assert len(set(indices)) == 3
+    assert all(0 <= index < 8 for index in indices)
+    assert indices == [chunk_index(b"group", 3, position, 8) for position in range(3)]
+
+
+def test_topologies_have_names():
+    assert topology_by_name("single", 4).group_key("a", ["b"]) == "0"
+    with pytest.raises(KeyError, match="moshpit, single"):
+        topology_by_name("ring", 4)
+
+
+def test_patience_is_fixed_until_it_has_learned_and_bounded_after():
+    patience = Patience()
+    assert patience.seconds == 3.0
+    for _ in range(8):
+        patience.observed(0.05)
+    assert patience.seconds == 2.0
+    for _ in range(20):
+        patience.observed(4.0)
+    assert patience.seconds == pytest.approx(4.4, rel=0.01)
+    for _ in range(300):
+        patience.observed(60.0)
+    assert patience.seconds == 15.0

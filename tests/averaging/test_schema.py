@@ -1,0 +1,75 @@
+"""Schemas: what may be averaged, how arrays become one vector and back, and what differs."""
+
+import numpy as np
+import pytest
+
+from moshgrid.averaging.schema import Schema, as_numpy
+from moshgrid.p2p.errors import ConfigurationError, SchemaMismatch
+
+ARRAYS = [np.arange(6, dtype=np.float32).reshape(2, 3), np.array(7.0, np.float64), np.ones(2, np.float16)]
+
+
+def test_arrays_survive_the_vector():
+    schema = Schema.of(ARRAYS)
+    vector = schema.flatten(ARRAYS, np.dtype(np.float64))
+    assert vector.tolist() == [0, 1, 2, 3, 4, 5, 7, 1, 1]
+    back = schema.empty()
+    schema.scatter(vector, back)
+    for array, copy in zip(ARRAYS, back, strict=True):
+        assert array.dtype == copy.dtype
+        assert (array == copy).all()
+
+
+def test_non_contiguous_arrays_are_written_in_place():
+    base = np.zeros((3, 4), np.float32)
+    view = base[:, ::2]
+    schema = Schema.of([view])
+    schema.scatter(np.arange(6, dtype=np.float32), [view])
+    assert base.tolist() == [[0, 0, 1, 0], [2, 0, 3, 0], [4, 0, 5, 0]]
+
+
+def test_the_digest_follows_shapes_and_dtypes():
+    assert Schema.of(ARRAYS).digest == Schema.of([array.copy() for array in ARRAYS]).digest
+    assert (
+        Schema.of([np.zeros((3, 2), np.float32)]).digest != Schema.of([np.zeros((2, 3), np.float32)]).digest
+    )
+    assert Schema.of([np.zeros(3, np.float32)]).digest != Schema.of([np.zeros(3)]).digest
+
+
+def test_float64_travels_as_such_only_where_the_codec_takes_it():
+    schema = Schema.of(ARRAYS)
+    assert schema.wire_dtype(("float32", "float64")) == np.float64
+    assert schema.wire_dtype(("float32",)) == np.float32
+    assert Schema.of(ARRAYS[:1]).wire_dtype(("float32", "float64")) == np.float32
+
+
+@pytest.mark.parametrize(
+    ("arrays", "words"),
+    [
+        ([], "at least one"),
+        (np.zeros(3), "a list"),
+        ([np.arange(3)], "int64; only floating point"),
+        (["x"], "numpy arrays or torch tensors"),
+    ],
+)
+def test_what_cannot_be_averaged_is_refused_in_words(arrays, words):
+    with pytest.raises(ConfigurationError, match=words):
+        Schema.of(arrays)
+
+
+def test_a_mismatch_names_each_difference():
+    schema = Schema.of(ARRAYS)
+    with pytest.raises(SchemaMismatch) as caught:
+        schema.check([np.zeros((2, 3), np.float32), np.zeros(2), np.ones(2, np.float16), np.zeros(1)])
+    assert len(caught.value.diff) == 2
+    assert "array 1: yours (2,) float64, expected () float64" in caught.value.diff
+    assert "array 3: yours (1,) float64, expected nothing" in caught.value.diff
+
+
+def test_torch_tensors_share_their_memory():
+    torch = pytest.importorskip("torch")
+    tensor = torch.zeros(3, requires_grad=True)
+    as_numpy(tensor)[1] = 5
+    assert tensor.tolist() == [0, 5, 0]
+    with pytest.raises(ConfigurationError, match="bfloat16"):
+        as_numpy(torch.zeros(2, dtype=torch.bfloat16))
