@@ -118,11 +118,11 @@ def test_a_deleted_record_is_gone_and_stays_gone(swarm: Any) -> None:
 @pytest.mark.parametrize("seed", SEEDS)
 def test_in_a_larger_network_the_twenty_nearest_hold_it(swarm: Any, seed: int) -> None:
     async def main() -> None:
-        async with swarm(40, seed) as net:
+        async with swarm(28, seed) as net:
             await trio.sleep(15)  # the nodes have looked around twice
             for number in range(5):
                 key = f"key{number}"
-                author = net.nodes[number * 7]
+                author = net.nodes[number * 5]
                 await author.put(key, number)
                 await trio.sleep(1)
                 holders = {node.host.peer_id for node in net.nodes if holds(node, key)}
@@ -130,7 +130,7 @@ def test_in_a_larger_network_the_twenty_nearest_hold_it(swarm: Any, seed: int) -
                 assert wanted <= holders, key
                 # The author keeps its own; a peer that knows few may hand it on to one too many.
                 assert len(holders - wanted - {author.host.peer_id}) <= 2, key
-                assert await all_get(net.nodes, key) == [number] * 40
+                assert await all_get(net.nodes, key) == [number] * 28
 
     run_virtual(main, seed=seed)
 
@@ -197,7 +197,7 @@ def test_many_puts_at_once_all_arrive(swarm: Any) -> None:
 @pytest.mark.parametrize("seed", SEEDS)
 def test_reading_survives_the_loss_of_most_holders(swarm: Any, seed: int) -> None:
     async def main() -> None:
-        async with swarm(40, seed) as net:
+        async with swarm(28, seed) as net:
             await trio.sleep(15)
             await net.nodes[7].put("k", 1)
             await trio.sleep(1)

@@ -75,7 +75,10 @@ def test_a_killed_process_is_a_reset_and_a_loss_at_once():
                 await stream.send(b"x")
             with pytest.raises(Unreachable) as caught:
                 await network.open_stream(peer, ECHO)
-            assert caught.value.attempts == ((addr, "refused the connection"),)
+            # The kernel may still take a connection for a process that is going.
+            ((tried, outcome),) = caught.value.attempts
+            assert tried == addr
+            assert outcome in ("refused the connection", "closed the connection during the handshake")
 
     run(scenario)
 
@@ -186,7 +189,7 @@ def test_a_plaintext_peer_is_refused_both_ways():
             port = next(iter(host.get_network().listeners.values())).get_addrs()[0].value_for_protocol("tcp")
             with pytest.raises(Unreachable) as caught:
                 await network.dial(f"/ip4/127.0.0.1/tcp/{port}/p2p/{Identity.generate().peer_id}")
-            assert "Noise" in caught.value.attempts[0][1] or "handshake" in caught.value.attempts[0][1]
+            assert "does not speak Noise" in caught.value.attempts[0][1]
             assert not network.connected()
 
     run(scenario)

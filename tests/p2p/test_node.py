@@ -205,9 +205,11 @@ def test_a_stubborn_task_does_not_hold_up_closing(monkeypatch):
 
     node = Node(listen=LOCAL)
     node.call(_start, node, stay)
+    (thread,) = [thread for thread in threading.enumerate() if thread.name == "moshgrid"]
     start = time.monotonic()
     node.close()
     assert time.monotonic() - start < 5
+    thread.join(5)
 
 
 async def _start(node, task):

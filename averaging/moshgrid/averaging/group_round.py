@@ -108,7 +108,7 @@ class GroupRound:
         if self.over:
             return self._end_due
         due = [self._end_due, self._alive_due, self._start_due, self._seal.deadline]
-        due.append(self._suspicion.next_limit(self._waited_for()))
+        due.append(self._suspicion.deadline)
         return min(at for at in due if at is not None)
 
     def start(self, signature: bytes, now: float) -> list[RoundEffect]:
@@ -222,7 +222,7 @@ class GroupRound:
                 if member not in self._ready and member not in self._gone:
                     self._suspected[member] = "did not countersign in time"
                     effects += self._lose(member, self._suspected[member], now)
-        for member, reason in self._suspicion.suspects(self._waited_for(), now):
+        for member, reason in self._suspicion.suspects(now):
             self._suspected[member] = reason
             effects += self._lose(member, reason, now)
         if now >= self._alive_due:
@@ -239,6 +239,7 @@ class GroupRound:
         """What follows from any change: attest, advance the seal, end the round."""
         effects += self._seal.advance(now) if not self.over else []
         effects += self._attest()
+        self._suspicion.waiting(self._waited_for(), now)
         if not self.over:
             if self._seal.committed:
                 self._end(now + _LINGER)

@@ -250,8 +250,11 @@ class Seal:
                 break
             turn += candidate not in self._lost
         wait = _STEP * turn
-        if current not in self._lost:
-            wait += min(_STEP * 2.0**self._attempts, _MAX_WAIT)
+        if self._attempts or current not in self._lost:
+            # Two members that suspect each other would outbid each other for ever: each waits longer
+            # after every attempt of its own, and no two wait equally long.
+            backoff = min(_STEP * 2.0 ** min(self._attempts, 8), _MAX_WAIT)
+            wait += backoff * (1 + self._me / self._members)
         self._ballot_due = now + wait
 
     # Accepting and learning ------------------------------------------------------------------------

@@ -7,6 +7,7 @@ suspicion costs traffic, never correctness.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 from moshgrid.p2p.identity import PeerId
@@ -68,7 +69,7 @@ class PaceBook:
 
 
 class Suspicion:
-    """Watches the members of one round. Members are roster indices."""
+    """Watches the members of one round. Members are roster indices, ``sizes`` the bytes each may send."""
 
     def __init__(
         self, book: PaceBook, peers: tuple[PeerId, ...], me: int, sizes: list[int], now: float
@@ -76,9 +77,9 @@ class Suspicion:
         self._book = book
         self._peers = peers
         self._sizes = sizes
-        self._began = now
         self._heard = {member: now for member in range(len(peers)) if member != me}
         self._largest = dict.fromkeys(self._heard, 0.0)
+        self._waiting_since: dict[int, float] = {}
 
     def heard(self, member: int, now: float) -> None:
         """Bytes came from ``member``."""
@@ -86,34 +87,44 @@ class Suspicion:
             self._largest[member] = max(self._largest[member], now - self._heard[member])
             self._heard[member] = now
 
+    def waiting(self, members: frozenset[int], now: float) -> None:
+        """This peer cannot go on without something from these ``members`` (and no others)."""
+        for member in self._waiting_since.keys() - members:
+            waited = now - self._waiting_since.pop(member)
+            self._book.observed_rate(self._peers[member], self._sizes[member], waited)
+        for member in members & self._heard.keys():
+            self._waiting_since.setdefault(member, now)
+
     def forget(self, member: int) -> None:
         """``member`` is lost; nothing is expected of it."""
         self._heard.pop(member, None)
+        self._waiting_since.pop(member, None)
 
-    def limit(self, member: int, waited_for: bool) -> float:
-        """The time at which ``member`` becomes suspect."""
-        silent = self._heard[member] + self._book.silence_limit(self._peers[member])
-        if not waited_for:
-            return silent
-        return min(silent, self._began + self._book.expected(self._peers[member], self._sizes[member]))
-
-    def suspects(self, waited_for: frozenset[int], now: float) -> list[tuple[int, str]]:
+    def suspects(self, now: float) -> list[tuple[int, str]]:
         """Members to suspect now, with the reason."""
         found = []
         for member, heard in self._heard.items():
-            if now < self.limit(member, member in waited_for):
-                continue
-            if now >= heard + self._book.silence_limit(self._peers[member]):
+            if now >= self._silent_at(member):
                 found.append((member, f"silent for {now - heard:.1f} s"))
-            else:
-                found.append((member, f"too slow: nothing whole after {now - self._began:.1f} s"))
+            elif now >= self._late_at(member):
+                waited = now - self._waiting_since[member]
+                found.append((member, f"too slow: not done after {waited:.1f} s"))
         return found
 
-    def next_limit(self, waited_for: frozenset[int]) -> float | None:
+    @property
+    def deadline(self) -> float | None:
         """When the next member becomes suspect if nothing is heard."""
-        return min((self.limit(member, member in waited_for) for member in self._heard), default=None)
+        limits = [min(self._silent_at(member), self._late_at(member)) for member in self._heard]
+        return min(limits, default=None)
 
     def close(self) -> None:
         """Hands what was learned to the pace book."""
         for member in self._heard:
             self._book.observed_gap(self._peers[member], self._largest[member])
+
+    def _silent_at(self, member: int) -> float:
+        return self._heard[member] + self._book.silence_limit(self._peers[member])
+
+    def _late_at(self, member: int) -> float:
+        since = self._waiting_since.get(member, math.inf)
+        return since + self._book.expected(self._peers[member], self._sizes[member])

@@ -30,9 +30,7 @@ class Envelope:
 
 
 def _signed_bytes(domain: str, payload_type: bytes, payload: bytes) -> bytes:
-    return b"".join(
-        encode_uvarint(len(part)) + part for part in (domain.encode(), payload_type, payload)
-    )
+    return b"".join(encode_uvarint(len(part)) + part for part in (domain.encode(), payload_type, payload))
 
 
 def seal(identity: Identity, domain: str, payload_type: bytes, payload: bytes) -> bytes:

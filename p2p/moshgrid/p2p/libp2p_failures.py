@@ -28,7 +28,10 @@ def explain_failure(error: BaseException, expected: PeerId) -> str:
         ("unreachable", "no route to this address"),
         ("No route", "no route to this address"),
         ("timed out", "timed out"),
-        ("negotiate", "answered, but does not speak Noise and yamux: a plaintext or foreign peer"),
+        ("not supported", "answered, but does not speak Noise and yamux: a plaintext or foreign peer"),
+        ("reset", "closed the connection during the handshake"),
+        ("received 0 bytes", "closed the connection during the handshake"),
+        ("negotiate", "answered, but not as a libp2p peer does"),
         ("handshake", "answered, but the handshake failed"),
     ):
         if sign in joined:

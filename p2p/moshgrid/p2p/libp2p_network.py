@@ -9,25 +9,22 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import trio
-from libp2p.abc import INetStream
-from libp2p.custom_types import TProtocol
 from libp2p.exceptions import BaseLibp2pError
-from libp2p.network.stream.net_stream import NetStream
 from libp2p.peer.id import ID
 from libp2p.stream_muxer.exceptions import MuxedStreamError
 from multiaddr import Multiaddr
 
 from moshgrid.p2p.addresses import AddressBook, parse_listen, resolve, split_addr
-from moshgrid.p2p.errors import Closed, RemoteProtocolError, StreamReset, Unreachable
+from moshgrid.p2p.errors import Closed, Unreachable
 from moshgrid.p2p.identity import Identity, PeerId
 from moshgrid.p2p.libp2p_failures import explain_failure
+from moshgrid.p2p.libp2p_inbound import InboundStreams
 from moshgrid.p2p.libp2p_listening import check_free, listening_addrs
-from moshgrid.p2p.libp2p_negotiation import accept_protocol, propose_protocol
+from moshgrid.p2p.libp2p_negotiation import propose_protocol
 from moshgrid.p2p.libp2p_stream import Libp2pStream
 from moshgrid.p2p.libp2p_swarm import QuietHost, make_host
-from moshgrid.p2p.libp2p_yamux import YamuxConnection, YamuxStream
+from moshgrid.p2p.libp2p_yamux import YamuxConnection
 from moshgrid.p2p.network import Network, Stream, StreamHandler
-from moshgrid.p2p.serving import serve_stream
 
 __all__ = ["open_libp2p_network"]
 
@@ -36,7 +33,6 @@ _log = logging.getLogger("moshgrid.p2p")
 _DIAL_SECONDS = 10.0
 _OPEN_SECONDS = 10.0
 _CLOSE_SECONDS = 2.0
-_MAX_INBOUND_STREAMS = 256
 
 
 @asynccontextmanager
@@ -67,19 +63,16 @@ class Libp2pNetwork:
         self._peer_id = identity.peer_id
         self._host: QuietHost = make_host(identity, self)
         self._swarm: Any = self._host.get_network()
-        self._swarm.set_stream_handler(self._inbound)
+        self._inbound = InboundStreams(self._host.multiselect.handlers)
+        self._swarm.set_stream_handler(self._inbound.take)
         self._addrs: tuple[str, ...] = ()
         self._book = AddressBook()
-        self._handlers: dict[str, StreamHandler] = {}
         self._connections: dict[PeerId, list[YamuxConnection]] = {}
-        self._inbound_streams: dict[YamuxConnection, int] = {}
         self._dialling: dict[PeerId, trio.Lock] = {}
         self._listeners: dict[object, Callable[[PeerId], None]] = {}
         self._closed: str | None = None
 
-    async def run(
-        self, listen: Sequence[Multiaddr], task_status: Any = trio.TASK_STATUS_IGNORED
-    ) -> None:
+    async def run(self, listen: Sequence[Multiaddr], task_status: Any = trio.TASK_STATUS_IGNORED) -> None:
         """Runs the host; whatever escapes from it ends this network and nothing else."""
         started = False
         try:
@@ -114,6 +107,7 @@ class Libp2pNetwork:
 
     def _shut(self, reason: str, *, keep: bool = False) -> None:
         self._closed = self._closed or reason
+        self._inbound.closed = True
         self._listeners.clear()
         if not keep:
             self._connections.clear()
@@ -228,7 +222,7 @@ class Libp2pNetwork:
 
     def serve(self, protocol: str, handler: StreamHandler) -> None:
         """Hands inbound streams of ``protocol`` to ``handler``."""
-        self._handlers[protocol] = handler
+        self._inbound.handlers[protocol] = handler
 
     async def open_stream(self, peer: PeerId, protocol: str) -> Stream:
         """A new stream, over a new connection when there is none."""
@@ -262,46 +256,6 @@ class Libp2pNetwork:
         if not agreed:
             raise Unreachable(connection.peer, [(protocol, f"no answer within {_OPEN_SECONDS:g} s")])
         return stream
-
-    async def _inbound(self, net_stream: INetStream) -> None:
-        assert isinstance(net_stream, NetStream)
-        muxed = YamuxStream.adopt(net_stream.muxed_stream)
-        stream, connection = Libp2pStream(muxed), muxed.conn
-        count = self._inbound_streams.get(connection, 0)
-        if self._closed is not None or count >= _MAX_INBOUND_STREAMS:
-            await stream.reset()
-            return
-        self._inbound_streams[connection] = count + 1
-        try:
-            await self._serve(stream, net_stream)
-        finally:
-            self._inbound_streams[connection] -= 1
-            if not self._inbound_streams[connection]:
-                del self._inbound_streams[connection]
-
-    async def _serve(self, stream: Libp2pStream, net_stream: NetStream) -> None:
-        stock: dict[Any, Any] = self._host.multiselect.handlers
-        protocol = None
-        try:
-            with trio.move_on_after(_OPEN_SECONDS):
-                protocol = await accept_protocol(stream, {*self._handlers, *stock})
-        except (StreamReset, RemoteProtocolError) as error:
-            _log.debug("a new stream failed: %s", error)
-        finally:
-            if protocol is None:
-                await stream.reset()
-        if protocol is None:
-            return
-        stream.protocol = protocol
-        if (handler := self._handlers.get(protocol)) is not None:
-            await serve_stream(handler, stream)
-            return
-        net_stream.set_protocol(TProtocol(protocol))
-        try:
-            await stock[protocol](net_stream)
-        except Exception as error:  # identify and ping are not ours, and must not end the node
-            _log.debug("%s: %s: %r", stream.peer, protocol, error)
-            await net_stream.reset()
 
     def _check_open(self) -> None:
         if self._closed is not None:

@@ -164,9 +164,7 @@ class YamuxConnection(stock.Yamux):
                 stream.send_window -= size
                 self._data_queued = True
                 self._taken = trio.Event()
-                header = struct.pack(
-                    stock.YAMUX_HEADER_FORMAT, 0, stock.TYPE_DATA, 0, stream.stream_id, size
-                )
+                header = struct.pack(stock.YAMUX_HEADER_FORMAT, 0, stock.TYPE_DATA, 0, stream.stream_id, size)
                 self._queue(header + data[:size])
                 return size
 
@@ -294,5 +292,3 @@ class YamuxUpgrade(MuxerMultistream):
         """The muxed connection over a secured one."""
         protocol, _ = await self._selector.select(conn, conn.is_initiator, self.negotiate_timeout)
         return self._annotate_connection(YamuxConnection(conn, peer_id, self._watcher), conn, protocol)
-
-

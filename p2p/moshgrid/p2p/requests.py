@@ -11,7 +11,7 @@ import contextlib
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 import msgspec
@@ -21,6 +21,17 @@ from moshgrid.p2p.errors import Closed, MoshgridError, RemoteProtocolError, Stre
 from moshgrid.p2p.framing import FrameReader, send_frame
 from moshgrid.p2p.identity import PeerId
 from moshgrid.p2p.network import Network, Stream
+from moshgrid.p2p.request_channel import (
+    ANSWER,
+    CANCEL,
+    HEADER,
+    MAX_REASON,
+    QUERY,
+    REFUSED,
+    SEND_SECONDS,
+    Refused,
+    RequestChannel,
+)
 
 __all__ = ["RequestHandler", "Requests", "Service"]
 
@@ -28,12 +39,6 @@ Query = TypeVar("Query")
 Answer = TypeVar("Answer")
 
 _log = logging.getLogger("moshgrid.p2p")
-
-_QUERY, _ANSWER, _REFUSED, _CANCEL = 0, 1, 2, 3
-_HEADER = 5
-_MAX_REASON = 512
-_MAX_QUEUED = 64
-_SEND_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
@@ -60,104 +65,13 @@ RequestHandler = Callable[[PeerId, Query], Awaitable[Answer]]
 """Answers one query. Raising MoshgridError refuses it with that text; the stream goes on."""
 
 
-class _Refused(MoshgridError):
-    pass
-
-
-@dataclass
-class _Call:
-    done: trio.Event = field(default_factory=trio.Event)
-    outcome: bytes | Exception | None = None
-
-    def finish(self, outcome: bytes | Exception) -> None:
-        if self.outcome is None:
-            self.outcome = outcome
-            self.done.set()
-
-
-class _Channel:
-    """The asking end of one stream: matches answers to calls by id."""
-
-    def __init__(self, stream: Stream, max_answer: int) -> None:
-        self._stream = stream
-        self._reader = FrameReader(stream, max_answer + _HEADER)
-        # A task of the channel sends, so that a cancelled caller leaves at once and no frame is cut.
-        self._outgoing, self._to_send = trio.open_memory_channel[tuple[int, int, bytes]](_MAX_QUEUED)
-        self._calls: dict[int, _Call] = {}
-        self._next_id = 0
-        self.broken: Exception | None = None
-
-    async def call(self, body: bytes) -> bytes:
-        if self.broken is not None:
-            raise self.broken
-        call_id, self._next_id = self._next_id, (self._next_id + 1) % 2**32
-        call = self._calls[call_id] = _Call()
-        try:
-            await self._outgoing.send((_QUERY, call_id, body))
-            await call.done.wait()
-        except trio.Cancelled:
-            with contextlib.suppress(trio.WouldBlock, trio.BrokenResourceError, trio.ClosedResourceError):
-                self._outgoing.send_nowait((_CANCEL, call_id, b""))
-            raise
-        except (trio.BrokenResourceError, trio.ClosedResourceError):
-            raise self.broken or Closed("the request stream is closed") from None
-        finally:
-            self._calls.pop(call_id, None)
-        if isinstance(call.outcome, bytes):
-            return call.outcome
-        assert call.outcome is not None
-        raise call.outcome
-
-    async def run(self) -> None:
-        """Sends and receives until the stream is over."""
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._send_queries, nursery.cancel_scope)
-            await self._receive_answers()
-            nursery.cancel_scope.cancel()
-
-    async def _send_queries(self, scope: trio.CancelScope) -> None:
-        try:
-            with self._to_send:
-                async for kind, call_id, body in self._to_send:
-                    with trio.fail_after(_SEND_SECONDS):
-                        await send_frame(self._stream, bytes([kind]) + call_id.to_bytes(4, "big"), body)
-        except trio.TooSlowError:
-            silence = f"took no bytes for {_SEND_SECONDS:g} s"
-            self.fail(Unreachable(self._stream.peer, [(self._stream.protocol, silence)]))
-        except MoshgridError as error:
-            self.fail(error)
-        scope.cancel()
-
-    async def _receive_answers(self) -> None:
-        try:
-            while (frame := await self._reader.read()) is not None:
-                if len(frame) < _HEADER:
-                    raise RemoteProtocolError(self._stream.peer, "sent an answer without a header")
-                call = self._calls.get(int.from_bytes(frame[1:5], "big"))
-                if call is None:
-                    continue  # the caller has given up waiting
-                if frame[0] == _ANSWER:
-                    call.finish(frame[_HEADER:])
-                else:
-                    call.finish(_Refused(frame[_HEADER : _HEADER + _MAX_REASON].decode(errors="replace")))
-            self.fail(StreamReset(self._stream.peer, [(self._stream.protocol, "the peer closed the stream")]))
-        except MoshgridError as error:
-            self.fail(error)
-
-    def fail(self, error: Exception) -> None:
-        """Ends every call with ``error``; the first error counts."""
-        self.broken = self.broken or error
-        for call in self._calls.values():
-            call.finish(self.broken)
-
-
 class Requests:
     """Asks peers and answers them, over any ``Network``."""
 
     def __init__(self, network: Network, nursery: trio.Nursery) -> None:
         self._network = network
         self._nursery = nursery
-        self._channels: dict[tuple[PeerId, str], _Channel] = {}
+        self._channels: dict[tuple[PeerId, str], RequestChannel] = {}
         self._opening: dict[tuple[PeerId, str], trio.Lock] = {}
 
     def serve(self, service: Service[Query, Answer], handler: RequestHandler[Query, Answer]) -> None:
@@ -183,7 +97,7 @@ class Requests:
             channel = await self._channel(peer, service)
             try:
                 answer = await channel.call(body)
-            except _Refused as refusal:
+            except Refused as refusal:
                 raise RemoteProtocolError(peer, str(refusal)) from None
             try:
                 return msgspec.msgpack.decode(answer, type=service.answer)  # type: ignore[no-any-return]
@@ -191,7 +105,7 @@ class Requests:
                 raise RemoteProtocolError(peer, f"sent an answer that cannot be read: {error}") from error
         raise Unreachable(peer, [(service.protocol, f"no answer within {wait:.3g} s")])
 
-    async def _channel(self, peer: PeerId, service: Service[Query, Answer]) -> _Channel:
+    async def _channel(self, peer: PeerId, service: Service[Query, Answer]) -> RequestChannel:
         key = (peer, service.protocol)
         channel = self._channels.get(key)
         if channel is not None and channel.broken is None:
@@ -201,7 +115,7 @@ class Requests:
             if channel is not None and channel.broken is None:
                 return channel
             stream = await self._network.open_stream(peer, service.protocol)
-            channel = self._channels[key] = _Channel(stream, service.max_answer)
+            channel = self._channels[key] = RequestChannel(stream, service.max_answer)
             self._nursery.start_soon(self._run_channel, key, channel, stream)
             return channel
 
@@ -215,7 +129,7 @@ class Requests:
             if not lock.locked():
                 self._opening.pop(key, None)
 
-    async def _run_channel(self, key: tuple[PeerId, str], channel: _Channel, stream: Stream) -> None:
+    async def _run_channel(self, key: tuple[PeerId, str], channel: RequestChannel, stream: Stream) -> None:
         try:
             await channel.run()
         finally:
@@ -244,30 +158,30 @@ class _Answering(Generic[Query, Answer]):
         self._running: dict[int, trio.CancelScope] = {}
 
     async def run(self) -> None:
-        reader = FrameReader(self._stream, self._service.max_query + _HEADER)
+        reader = FrameReader(self._stream, self._service.max_query + HEADER)
         async with trio.open_nursery() as nursery:
             try:
                 while (frame := await reader.read()) is not None:
-                    if len(frame) < _HEADER:
+                    if len(frame) < HEADER:
                         raise RemoteProtocolError(self._stream.peer, "sent a query without a header")
                     kind, call_id = frame[0], int.from_bytes(frame[1:5], "big")
-                    if kind == _CANCEL:
+                    if kind == CANCEL:
                         if (scope := self._running.get(call_id)) is not None:
                             scope.cancel()
-                    elif kind != _QUERY or call_id in self._running:
+                    elif kind != QUERY or call_id in self._running:
                         raise RemoteProtocolError(self._stream.peer, f"sent frame kind {kind} out of turn")
                     elif len(self._running) >= self._service.concurrency:
                         limit = f"more than {self._service.concurrency} requests at once"
-                        await self._send(_REFUSED, call_id, limit.encode())
+                        await self._send(REFUSED, call_id, limit.encode())
                     else:
                         scope = self._running[call_id] = trio.CancelScope()
-                        nursery.start_soon(self._answer, scope, call_id, frame[_HEADER:])
+                        nursery.start_soon(self._answer, scope, call_id, frame[HEADER:])
             finally:
                 nursery.cancel_scope.cancel()
 
     async def _answer(self, scope: trio.CancelScope, call_id: int, body: bytes) -> None:
         scope.deadline = min(scope.deadline, trio.current_time() + self._service.deadline)
-        kind, reply = _REFUSED, b"the request took too long"
+        kind, reply = REFUSED, b"the request took too long"
         try:
             with scope:
                 kind, reply = await self._reply(body)
@@ -281,23 +195,23 @@ class _Answering(Generic[Query, Answer]):
         try:
             query = self._decoder.decode(body)
         except msgspec.DecodeError as error:
-            return _REFUSED, f"the query cannot be read: {error}".encode()
+            return REFUSED, f"the query cannot be read: {error}".encode()
         try:
             answer = msgspec.msgpack.encode(await self._handler(peer, query))
         except MoshgridError as error:
-            return _REFUSED, str(error).encode()[:_MAX_REASON]
+            return REFUSED, str(error).encode()[:MAX_REASON]
         except Exception:
             # A bug in one handler must not take the node down: this is the root of its task.
             _log.exception("%s: answering a request of %s failed", protocol, peer)
-            return _REFUSED, b"internal error"
+            return REFUSED, b"internal error"
         if len(answer) > self._service.max_answer:
             _log.error("%s: an answer to %s has %d bytes, over the limit", protocol, peer, len(answer))
-            return _REFUSED, b"internal error: the answer is too large"
-        return _ANSWER, answer
+            return REFUSED, b"internal error: the answer is too large"
+        return ANSWER, answer
 
     async def _send(self, kind: int, call_id: int, body: bytes) -> None:
         async with self._sending:
-            with trio.CancelScope(shield=True, deadline=trio.current_time() + _SEND_SECONDS) as scope:
+            with trio.CancelScope(shield=True, deadline=trio.current_time() + SEND_SECONDS) as scope:
                 await send_frame(self._stream, bytes([kind]) + call_id.to_bytes(4, "big"), body)
             if scope.cancelled_caught:
                 await self._stream.reset()

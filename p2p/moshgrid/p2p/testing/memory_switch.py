@@ -47,6 +47,7 @@ class MemorySwitch:
         self._rng = random.Random(seed)
         self._networks: dict[PeerId, MemoryNetwork] = {}
         self._numbers: dict[PeerId, int] = {}
+        self._at: dict[int, MemoryNetwork] = {}
         self._cuts: list[tuple[frozenset[PeerId], frozenset[PeerId]]] = []
 
     async def __aenter__(self) -> MemorySwitch:
@@ -78,7 +79,7 @@ class MemorySwitch:
             raise ConfigurationError(f"{peer} is on this switch already; identities must differ")
         number = self._numbers.setdefault(peer, len(self._numbers) + 1)
         network = MemoryNetwork(self, peer, number, rate if rate is not None else self.rate, dialable)
-        self._networks[peer] = network
+        self._networks[peer] = self._at[number] = network
         return network
 
     def crash(self, peer: PeerId) -> None:
@@ -146,8 +147,5 @@ class MemorySwitch:
 
     def at(self, number: int) -> MemoryNetwork | None:
         """The living peer at ``/memory/<number>``."""
-        for peer, known in self._numbers.items():
-            if known == number:
-                network = self._networks[peer]
-                return None if network.closed or not network.dialable else network
-        return None
+        network = self._at.get(number)
+        return None if network is None or network.closed or not network.dialable else network

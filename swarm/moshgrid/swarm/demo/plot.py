@@ -6,6 +6,7 @@ from typing import Any, BinaryIO
 
 __all__ = ["draw"]
 
+_NO_DISAGREEMENT = 1e-3
 _LOSS, _DISAGREEMENT, _KILL, _LATE = "#1f6fb2", "#b2561f", "#c0262d", "#2e8540"
 
 
@@ -26,10 +27,10 @@ def draw(report: dict[str, Any], out: BinaryIO) -> None:
     )
     _draw_loss(above, report["rounds"])
     _draw_disagreement(below, report["rounds"])
-    for panel in (above, below):
-        _mark(panel, report)
+    for panel, free_corner in ((above, "upper right"), (below, "lower left")):
+        _mark(panel, report, named=panel is below)
         panel.grid(True, alpha=0.25)
-        panel.legend(loc="upper right", fontsize=8, framealpha=0.9)
+        panel.legend(loc=free_corner, fontsize=8, framealpha=0.9)
     below.set_xlabel("round")
     figure.savefig(out, format="png")
 
@@ -60,29 +61,34 @@ def _draw_disagreement(panel: Any, rounds: list[dict[str, Any]]) -> None:
         marker=".",
         label="distance of the models from their mean",
     )
+    if known:
+        # Perfect agreement would squeeze everything else into the upper edge.
+        panel.set_ylim(bottom=max(_NO_DISAGREEMENT, min(100 * r["disagreement"] for r in known) / 2))
     panel.set_ylabel("disagreement after averaging\n(% of the model's length)")
     panel.set_yscale("log")
 
 
-def _mark(panel: Any, report: dict[str, Any]) -> None:
+def _mark(panel: Any, report: dict[str, Any], named: bool) -> None:
     for i, kill in enumerate(report["kills"]):
         panel.axvline(kill["round"], color=_KILL, linestyle="--", linewidth=1, label=None if i else "killed")
-        _name(panel, kill["round"], f"volunteer {kill['volunteer']} killed", _KILL)
+        if named:
+            _name(panel, kill["round"], 0.5, f"volunteer {kill['volunteer']} killed", _KILL)
     late = report["late_join"]
     if late is not None:
         panel.axvline(late["round"], color=_LATE, linestyle=":", linewidth=1.5, label="joined late")
-        _name(panel, late["round"], f"volunteer {late['volunteer']} joined", _LATE)
+        if named:
+            _name(panel, late["round"], 0.75, f"volunteer {late['volunteer']} joined", _LATE)
 
 
-def _name(panel: Any, x: int, text: str, color: str) -> None:
+def _name(panel: Any, x: int, height: float, text: str, color: str) -> None:
     panel.annotate(
         text,
-        (x, 0.02),
+        (x, height),
         xycoords=("data", "axes fraction"),
         xytext=(3, 0),
         textcoords="offset points",
         rotation=90,
         fontsize=8,
         color=color,
-        va="bottom",
+        va="top",
     )

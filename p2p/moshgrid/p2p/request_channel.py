@@ -1,0 +1,122 @@
+"""The asking end of a request stream: many calls at once, each answered by its id."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass, field
+
+import trio
+
+from moshgrid.p2p.errors import Closed, MoshgridError, RemoteProtocolError, StreamReset, Unreachable
+from moshgrid.p2p.framing import FrameReader, send_frame
+from moshgrid.p2p.network import Stream
+
+__all__ = [
+    "ANSWER",
+    "CANCEL",
+    "HEADER",
+    "MAX_REASON",
+    "QUERY",
+    "REFUSED",
+    "SEND_SECONDS",
+    "Refused",
+    "RequestChannel",
+]
+
+QUERY, ANSWER, REFUSED, CANCEL = 0, 1, 2, 3
+HEADER = 5
+MAX_REASON = 512
+SEND_SECONDS = 10.0
+_MAX_QUEUED = 64
+
+
+class Refused(MoshgridError):
+    """The peer refused the query; the text is its reason."""
+
+
+@dataclass
+class _Call:
+    done: trio.Event = field(default_factory=trio.Event)
+    outcome: bytes | Exception | None = None
+
+    def finish(self, outcome: bytes | Exception) -> None:
+        if self.outcome is None:
+            self.outcome = outcome
+            self.done.set()
+
+
+class RequestChannel:
+    """The asking end of one stream: matches answers to calls by id."""
+
+    def __init__(self, stream: Stream, max_answer: int) -> None:
+        self._stream = stream
+        self._reader = FrameReader(stream, max_answer + HEADER)
+        # A task of the channel sends, so that a cancelled caller leaves at once and no frame is cut.
+        self._outgoing, self._to_send = trio.open_memory_channel[tuple[int, int, bytes]](_MAX_QUEUED)
+        self._calls: dict[int, _Call] = {}
+        self._next_id = 0
+        self.broken: Exception | None = None
+
+    async def call(self, body: bytes) -> bytes:
+        """The answer to one query. Raises Refused, or what ended the stream."""
+        if self.broken is not None:
+            raise self.broken
+        call_id, self._next_id = self._next_id, (self._next_id + 1) % 2**32
+        call = self._calls[call_id] = _Call()
+        try:
+            await self._outgoing.send((QUERY, call_id, body))
+            await call.done.wait()
+        except trio.Cancelled:
+            with contextlib.suppress(trio.WouldBlock, trio.BrokenResourceError, trio.ClosedResourceError):
+                self._outgoing.send_nowait((CANCEL, call_id, b""))
+            raise
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            raise self.broken or Closed("the request stream is closed") from None
+        finally:
+            self._calls.pop(call_id, None)
+        if isinstance(call.outcome, bytes):
+            return call.outcome
+        assert call.outcome is not None
+        raise call.outcome
+
+    async def run(self) -> None:
+        """Sends and receives until the stream is over."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._send_queries, nursery.cancel_scope)
+            await self._receive_answers()
+            nursery.cancel_scope.cancel()
+
+    async def _send_queries(self, scope: trio.CancelScope) -> None:
+        try:
+            with self._to_send:
+                async for kind, call_id, body in self._to_send:
+                    with trio.fail_after(SEND_SECONDS):
+                        await send_frame(self._stream, bytes([kind]) + call_id.to_bytes(4, "big"), body)
+        except trio.TooSlowError:
+            silence = f"took no bytes for {SEND_SECONDS:g} s"
+            self.fail(Unreachable(self._stream.peer, [(self._stream.protocol, silence)]))
+        except MoshgridError as error:
+            self.fail(error)
+        scope.cancel()
+
+    async def _receive_answers(self) -> None:
+        try:
+            while (frame := await self._reader.read()) is not None:
+                if len(frame) < HEADER:
+                    raise RemoteProtocolError(self._stream.peer, "sent an answer without a header")
+                call = self._calls.get(int.from_bytes(frame[1:5], "big"))
+                if call is None:
+                    continue  # the caller has given up waiting
+                if frame[0] == ANSWER:
+                    call.finish(frame[HEADER:])
+                else:
+                    call.finish(Refused(frame[HEADER : HEADER + MAX_REASON].decode(errors="replace")))
+            self.fail(StreamReset(self._stream.peer, [(self._stream.protocol, "the peer closed the stream")]))
+        except MoshgridError as error:
+            self.fail(error)
+
+    def fail(self, error: Exception) -> None:
+        """Ends every call with ``error``; the first error counts."""
+        self.broken = self.broken or error
+        for call in self._calls.values():
+            call.finish(self.broken)
