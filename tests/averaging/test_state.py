@@ -1,0 +1,88 @@
+"""State for latecomers: what is chosen among offers, and what passes as a chunk."""
+
+import numpy as np
+import pytest
+
+from moshgrid.averaging.reduction import result_digest
+from moshgrid.averaging.state import (
+    Chunk,
+    Description,
+    GetChunk,
+    SealedState,
+    choose_state,
+    decode_state,
+    is_chunk_of,
+)
+from moshgrid.p2p.errors import MoshgridError
+
+SCHEMA = bytes(32)
+VALUES = np.arange(5, dtype=np.float32)
+CHUNKS = [(3, VALUES[:3].tobytes()), (1, VALUES[3:].tobytes())]
+
+
+def description(round_number=4, chunks=CHUNKS, **changes):
+    digests = tuple(result_digest(part, *chunk) for part, chunk in enumerate(chunks))
+    return Description(
+        **{
+            "round": round_number,
+            "codec": "none",
+            "dtype": "float32",
+            "elements": 5,
+            "part_elements": 3,
+            "schema": SCHEMA,
+            "digests": digests,
+            **changes,
+        }
+    )
+
+
+def test_the_newest_round_wins_and_within_it_the_majority():
+    forged = description(4, [(3, b"x" * 12), CHUNKS[1]])
+    offers = {"a": description(3), "b": description(4), "c": forged, "d": description(4)}
+    chosen, donors = choose_state(offers, SCHEMA)
+    assert chosen == description(4)
+    assert donors == ("b", "d")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"schema": bytes(31) + b"x"},
+        {"elements": 7},
+        {"elements": 2**50},
+        {"part_elements": 0},
+        {"codec": "gzip"},
+        {"digests": (b"short", b"short")},
+        {"codec": "float16", "dtype": "float64"},
+    ],
+)
+def test_offers_that_make_no_sense_do_not_count(changes):
+    assert choose_state({"a": description(**changes)}, SCHEMA) is None
+    assert choose_state({"a": Description(0)}, SCHEMA) is None
+    assert choose_state({}, SCHEMA) is None
+
+
+def test_a_chunk_has_the_right_length_and_digest():
+    state = description()
+    assert is_chunk_of(state, 0, Chunk(*CHUNKS[0]))
+    assert not is_chunk_of(state, 0, Chunk(1, CHUNKS[0][1]))
+    assert not is_chunk_of(state, 0, Chunk(3, CHUNKS[0][1][:-1]))
+    assert not is_chunk_of(state, 1, Chunk(*CHUNKS[0]))
+    assert not is_chunk_of(state, 0, Chunk(2**70, CHUNKS[0][1]))
+
+
+def test_chunks_make_the_vector_again():
+    assert (decode_state(description(), {0: Chunk(*CHUNKS[0]), 1: Chunk(*CHUNKS[1])}) == VALUES).all()
+
+
+def test_a_donor_gives_only_what_it_still_has():
+    sealed = SealedState(description(), tuple(CHUNKS))
+    digest = description().digests[1]
+    assert sealed.chunk(GetChunk(bytes(16), 4, 1, digest)) == Chunk(*CHUNKS[1])
+    for query in (
+        GetChunk(bytes(16), 3, 1, digest),
+        GetChunk(bytes(16), 4, 9, digest),
+        GetChunk(bytes(16), 4, 0, digest),
+    ):
+        with pytest.raises(MoshgridError):
+            sealed.chunk(query)
