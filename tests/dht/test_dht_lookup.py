@@ -142,6 +142,11 @@ def test_a_second_answer_changes_nothing() -> None:
     assert machine.handle(Failed(C), 0.1) == []
 
 
+def test_does_not_ask_itself() -> None:
+    machine = Lookup(0, [OWN], own=OWN, need=2, alpha=2)
+    assert machine.start(0.0) == [Done((), True)]
+
+
 def test_names_that_are_no_peer_ids_are_passed_over() -> None:
     machine = Lookup(0, [OWN, PeerId("nonsense")], own=PeerId("x"), need=2, alpha=2)
     assert machine.start(0.0) == [Ask(OWN)]

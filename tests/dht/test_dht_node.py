@@ -243,6 +243,36 @@ def test_a_late_joiner_is_handed_what_it_should_hold(swarm: Any) -> None:
     run_virtual(main)
 
 
+def test_a_late_joiner_is_handed_the_records_of_those_that_left(swarm: Any) -> None:
+    async def main() -> None:
+        async with swarm(8) as net:
+            await trio.sleep(1)
+            await net.nodes[5].put("k", 1)
+            await trio.sleep(1)
+            net.crash(net.nodes[5])
+            late = await net.add(20)
+            assert await late.joined(10)
+            await trio.sleep(1)
+            assert holds(late, "k")
+
+    run_virtual(main)
+
+
+def test_those_known_to_be_gone_are_not_asked(swarm: Any) -> None:
+    async def main() -> None:
+        async with swarm(28) as net:
+            await trio.sleep(15)
+            author = nearest(net.nodes, "k", 28)[-1]
+            await author.put("k", 1)
+            for node in nearest(net.nodes, "k")[:4]:
+                if node is not net.nodes[0]:
+                    net.crash(node)
+            await trio.sleep(0.1)
+            assert not (await author.put("k", 2)).refused
+
+    run_virtual(main)
+
+
 @pytest.mark.parametrize("seed", SEEDS)
 def test_peers_that_join_in_one_moment_find_each_other(seed: int) -> None:
     async def main() -> None:

@@ -161,6 +161,22 @@ def test_floors_are_bounded_and_lapse(sign: Sign) -> None:
     assert code_of(store, sign(2, seq=later), later) == "stored"
 
 
+def test_a_floor_that_rose_does_not_lapse_with_what_it_was(sign: Sign) -> None:
+    store = RecordStore(OWN)
+    store.put(sign(seq=NOW), NOW)
+    store.put(sign(seq=NOW + 50_000, ttl=60_000), NOW)
+    later = NOW + MAX_TTL_MS + 1
+    assert code_of(store, sign(seq=NOW + 40_000, ttl=MAX_TTL_MS), later) == "OLD_SEQ"
+
+
+def test_an_author_may_use_the_bytes_of_what_expired(sign: Sign) -> None:
+    store = RecordStore(OWN, Limits(bytes_per_author=len(sign(key="a").raw)))
+    assert code_of(store, sign(key="a", ttl=60_000)) == "stored"
+    assert code_of(store, sign(key="b")) == "QUOTA"
+    assert code_of(store, sign(key="b"), NOW + 60_000) == "stored"
+    store.put(sign(2, key="c"), NOW + 60_000)
+
+
 def test_heaps_stay_small_when_one_record_is_refreshed_for_ever() -> None:
     store = RecordStore(OWN)
     for step in range(2_000):

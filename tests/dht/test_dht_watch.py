@@ -129,6 +129,39 @@ def test_what_came_while_a_watcher_was_cut_off_comes_when_it_is_back(swarm: Any)
     run_virtual(main)
 
 
+def test_a_watch_begun_before_joining_hears_from_the_network(swarm: Any) -> None:
+    async def main() -> None:
+        async with swarm(28) as net:
+            await trio.sleep(15)
+            await net.nodes[2].put("k", 1)
+            late = await net.add(60)
+            async with late.watch("k") as channel:
+                with trio.fail_after(5):
+                    assert (await channel.receive()).value == 1
+                    await net.nodes[2].put("k", 2)
+                    assert (await channel.receive()).value == 2
+
+    run_virtual(main)
+
+
+def test_a_push_that_failed_is_sent_again_when_the_watcher_is_back(swarm: Any) -> None:
+    async def main() -> None:
+        async with swarm(28) as net:
+            await trio.sleep(15)
+            author, watcher = nearest(net.nodes, "k", 28)[-2:]
+            async with watcher.watch("k") as channel:
+                await trio.sleep(1)
+                net.switch.freeze(watcher.host.peer_id)
+                await author.put("k", 1)
+                await trio.sleep(9)  # the storers have given up
+                net.switch.thaw(watcher.host.peer_id)
+                # Sooner than the subscription would have been renewed.
+                with trio.fail_after(15):
+                    assert (await channel.receive()).value == 1
+
+    run_virtual(main)
+
+
 def test_subscriptions_are_renewed_for_as_long_as_one_watches(swarm: Any) -> None:
     async def main() -> None:
         async with swarm(30) as net:

@@ -34,7 +34,6 @@ class Asker:
         self._network = network
         self._table = table
         self._nursery = nursery
-        self._asking: dict[PeerId, set[trio.CancelScope]] = {}
         self._lanes: dict[PeerId, trio.Semaphore] = {}
         self._redialling: set[PeerId] = set()
         self.introduced: dict[PeerId, None] = {}
@@ -54,15 +53,10 @@ class Asker:
 
         Raises Unreachable or RemoteProtocolError.
         """
-        scope = trio.CancelScope()
-        self._asking.setdefault(peer, set()).add(scope)
-        answer: Answer | None = None
+        lane = self._lanes.setdefault(peer, trio.Semaphore(_AT_ONCE))
         try:
-            with scope:
-                async with self._lane(peer):
-                    answer = await self._host.requests.ask(peer, KAD, query, timeout)
-            if answer is None:
-                raise Unreachable(peer, [(KAD.protocol, "the connection was lost")])
+            async with lane:
+                answer = await self._host.requests.ask(peer, KAD, query, timeout)
         except (Unreachable, RemoteProtocolError):
             self._failed(peer)
             raise
@@ -73,7 +67,8 @@ class Asker:
             self._failed(peer)
             raise Unreachable(peer, [(KAD.protocol, str(error))]) from error
         finally:
-            self._forget_scope(peer, scope)
+            if lane.value == _AT_ONCE:
+                self._lanes.pop(peer, None)
         if isinstance(answer, Refusal) and answer.code == b"WRONG_NETWORK":
             self._table.remove(peer)
             raise RemoteProtocolError(peer, "belongs to another network")
@@ -168,16 +163,6 @@ class Asker:
     def _me(self) -> PeerEntry:
         return entry_of(self._host.peer_id, self._host.network.addrs)
 
-    def _lane(self, peer: PeerId) -> trio.Semaphore:
-        return self._lanes.setdefault(peer, trio.Semaphore(_AT_ONCE))
-
-    def _forget_scope(self, peer: PeerId, scope: trio.CancelScope) -> None:
-        scopes = self._asking[peer]
-        scopes.discard(scope)
-        if not scopes:
-            del self._asking[peer]
-            self._lanes.pop(peer, None)
-
     def _learn(self, peer: PeerId, answer: Answer) -> None:
         match answer:
             case Pong(me=entry) if entry.peer == peer:
@@ -210,8 +195,7 @@ class Asker:
             self._nursery.start_soon(self._redial, peer)
 
     def _lost(self, peer: PeerId) -> None:
-        for scope in self._asking.get(peer, ()):
-            scope.cancel()
+        # Its open questions fail by themselves: their stream is reset with the connection.
         if self._table.is_live(peer):
             self._failed(peer)
 
