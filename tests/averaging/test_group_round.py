@@ -5,6 +5,9 @@ import random
 import pytest
 from round_simulation import SimulatedGroup
 
+from moshgrid.averaging.effects import Received
+from moshgrid.averaging.messages import Decided, Ready
+
 
 def contributors(value):
     return [{member for member, _ in part} for part in value]
@@ -130,6 +133,17 @@ def test_a_member_that_never_countersigns_is_out_and_the_rest_average():
     group.run(until=30)
     value = group.check(alive=[0, 1, 3])
     assert contributors(value) == [{0, 1, 3}] * 8
+
+
+def test_who_countersigns_after_the_decision_is_told_of_it():
+    group = SimulatedGroup(4, seed=1)
+    group.sim.freeze(2)
+    group.begin([0, 1, 3])
+    group.run(until=4.5)
+    machine = group.nodes[0].machine
+    assert machine.over
+    effects = machine.handle(Received(2, Ready(group.signed.raw, b"")), group.sim.now)
+    assert any(isinstance(getattr(effect, "message", None), Decided) for effect in effects)
 
 
 def test_a_client_sends_but_never_reduces_and_an_auxiliary_reduces_but_does_not_count():

@@ -4,7 +4,16 @@ import random
 
 import pytest
 
-from moshgrid.averaging.match_events import Formed, NoGroup, PeerLost, SeekerGone, SeekerSeen, Tell, Told
+from moshgrid.averaging.match_events import (
+    Formed,
+    NoGroup,
+    Overtaken,
+    PeerLost,
+    SeekerGone,
+    SeekerSeen,
+    Tell,
+    Told,
+)
 from moshgrid.averaging.matchmaking import Matchmaking
 from moshgrid.averaging.messages import Accepted, Disbanded, Join, Leave, Offer, Refused
 from moshgrid.averaging.topology import rank
@@ -131,6 +140,31 @@ def test_a_leader_that_does_not_answer_is_passed_over():
     machine.handle(SeekerSeen(A), 0.0)
     machine.handle(Told(C, join()), 0.1)
     assert machine.handle(DeadlinePassed(), 1.0) == [Formed(((B, OFFER), (C, OFFER)))]
+
+
+def test_peers_that_are_expected_get_time_to_declare_themselves():
+    machine = seek(A, expected=3, undeclared=1.0)
+    machine.handle(Told(B, join()), 0.0)
+    assert machine.deadline == pytest.approx(1.0)
+    machine.handle(Told(C, join()), 0.5)
+    assert machine.deadline == pytest.approx(0.6)
+    late = seek(A, expected=3, undeclared=1.0)
+    late.handle(Told(B, join()), 0.0)
+    assert late.handle(DeadlinePassed(), 1.0) == [Formed(((A, OFFER), (B, OFFER)))]
+
+
+def test_who_is_overtaken_alone_gives_up_at_once_and_others_soon():
+    alone = seek(A)
+    assert alone.handle(Overtaken(), 0.5) == [NoGroup("others sealed this round meanwhile")]
+    waiting = seek(A)
+    waiting.handle(SeekerSeen(B), 0.0)
+    assert waiting.handle(Overtaken(), 0.5) == []
+    assert waiting.deadline == pytest.approx(1.0)
+    leading = seek(A, patience=3.0)
+    leading.handle(SeekerSeen(C), 0.0)
+    leading.handle(Told(B, join()), 0.1)
+    leading.handle(Overtaken(), 0.5)
+    assert leading.handle(DeadlinePassed(), 1.0) == [Formed(((A, OFFER), (B, OFFER)))]
 
 
 def test_alone_there_is_no_group():

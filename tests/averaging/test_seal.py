@@ -164,6 +164,44 @@ def test_without_an_acceptance_the_new_proposer_is_free():
     assert to_others(1, Propose(1, FIRST))[0] in machine.advance(1.1)
 
 
+def test_of_two_acceptances_the_one_of_the_higher_ballot_binds():
+    machine, _ = seal(me=1, members=5)
+    machine.lost(0, 1.0)
+    machine.deadline_passed(1.0)
+    newer = (b"d" * 32, b"e" * 32)
+    machine.promise(2, Promise(1, 0, OTHER, OTHER))
+    machine.promise(3, Promise(1, 0, newer, newer))
+    machine.promise(3, Promise(1, -1, (), (b"", b"")))
+    machine.promise(4, Promise(1, 7, newer, newer))
+    proposals = [e.message for e in machine.advance(1.1) if isinstance(e.message, Propose)]
+    assert set(proposals) == {Propose(1, newer)}
+
+
+def test_two_of_four_promises_are_not_a_majority():
+    machine, _ = seal(me=1, members=4)
+    machine.lost(0, 1.0)
+    machine.deadline_passed(1.0)
+    machine.promise(2, Promise(1, -1, (), FIRST))
+    assert machine.advance(1.1) == []
+    machine.promise(3, Promise(1, -1, (), FIRST))
+    assert Send(0, Propose(1, FIRST)) in machine.advance(1.2)
+
+
+def test_a_value_is_not_voted_for_after_a_higher_promise():
+    machine, exchange = seal(me=1, hold=FIRST[:1])
+    machine.propose(0, Propose(0, FIRST))
+    machine.prepare(2, Prepare(2))
+    exchange.result_arrived(2, 1, FIRST[1])
+    assert machine.advance(0.1) == []
+
+
+def test_a_leader_that_promised_a_higher_ballot_does_not_propose_its_own():
+    machine, exchange = seal(me=0, hold=FIRST[:1])
+    machine.prepare(1, Prepare(1))
+    exchange.result_arrived(2, 1, FIRST[1])
+    assert machine.advance(0.1) == []
+
+
 def test_members_take_turns_at_higher_ballots():
     second, _ = seal(me=2)
     second.lost(0, 1.0)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import random
 from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
+import trio
 
 from moshgrid.dht import DHTNode
 from moshgrid.dht.record import Author, RecordReader, SignedRecord
@@ -61,30 +63,35 @@ class Swarm:
     """Nodes on one switch; the first is everybody's bootstrap."""
 
     switch: MemorySwitch
-    stack: AsyncExitStack
+    nursery: trio.Nursery
     seed: int
     nodes: list[DHTNode] = field(default_factory=list)
     bootstrap: tuple[str, ...] = ()
+    finished: bool = False
 
     async def add(self, number: int | None = None, network: str = "public") -> DHTNode:
         number = len(self.nodes) if number is None else number
         identity = identity_of(number + 1)
         memory = self.switch.network(identity)
-        host = await self.stack.enter_async_context(
-            open_host(
-                memory,
-                identity,
-                network_name=network,
-                bootstrap=tuple(addr for addr in self.bootstrap if identity.peer_id not in addr),
-                clock=VirtualClock(),
-                rng=random.Random(f"{self.seed}/{number}"),
-            )
+        opening = open_host(
+            memory,
+            identity,
+            network_name=network,
+            bootstrap=tuple(addr for addr in self.bootstrap if identity.peer_id not in addr),
+            clock=VirtualClock(),
+            rng=random.Random(f"{self.seed}/{number}"),
         )
         if not self.bootstrap:
             self.bootstrap = memory.addrs
-        node = await DHTNode.of(host)
+        node: DHTNode = await self.nursery.start(self._run, opening)
         self.nodes.append(node)
         return node
+
+    async def _run(self, opening: Any, *, task_status: Any) -> None:
+        # A task of its own: a crash cancels the host's nursery and with it whatever runs inside.
+        async with opening as host:
+            task_status.started(await DHTNode.of(host))
+            await trio.sleep_forever()
 
     def crash(self, node: DHTNode) -> PeerId:
         self.nodes.remove(node)
@@ -95,13 +102,17 @@ class Swarm:
 
 @asynccontextmanager
 async def open_swarm(size: int, seed: int = 0, latency: float = 0.001) -> AsyncIterator[Swarm]:
-    async with MemorySwitch(seed=seed, latency=latency) as switch, AsyncExitStack() as stack:
-        swarm = Swarm(switch, stack, seed)
+    async with MemorySwitch(seed=seed, latency=latency) as switch, trio.open_nursery() as nursery:
+        swarm = Swarm(switch, nursery, seed)
         for _ in range(size):
             await swarm.add()
         for node in swarm.nodes:
             assert await node.joined(10)
         yield swarm
+        # Not reached when the test's body was cancelled: then nobody would see that it ended early.
+        swarm.finished = True
+        nursery.cancel_scope.cancel()
+    assert swarm.finished
 
 
 @pytest.fixture(scope="session")

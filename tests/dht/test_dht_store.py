@@ -170,11 +170,11 @@ def test_a_floor_that_rose_does_not_lapse_with_what_it_was(sign: Sign) -> None:
 
 
 def test_an_author_may_use_the_bytes_of_what_expired(sign: Sign) -> None:
-    store = RecordStore(OWN, Limits(bytes_per_author=len(sign(key="a").raw)))
+    store = RecordStore(OWN, Limits(bytes_per_author=2 * len(sign(key="a").raw)))
     assert code_of(store, sign(key="a", ttl=60_000)) == "stored"
-    assert code_of(store, sign(key="b")) == "QUOTA"
-    assert code_of(store, sign(key="b"), NOW + 60_000) == "stored"
-    store.put(sign(2, key="c"), NOW + 60_000)
+    assert code_of(store, sign(key="b")) == "stored"
+    assert code_of(store, sign(key="c")) == "QUOTA"
+    assert code_of(store, sign(key="c"), NOW + 60_000) == "stored"
 
 
 def test_heaps_stay_small_when_one_record_is_refreshed_for_ever() -> None:

@@ -79,6 +79,7 @@ class GroupFinder:
             self._config.group_size,
             self._config.min_group_size,
             began,
+            expected=self._expected(group_key, number),
             patience=self._patience_for(group_key),
         )
         matching = self._matching = MatchDriver(machine, group_key, number, self._host.clock, self._tell)
@@ -111,6 +112,12 @@ class GroupFinder:
         if matching is not None and matching.group_key == group_key:
             matching.seekers_are(self._membership.seekers(group_key, matching.round))
 
+    def progressed(self) -> None:
+        """A round was sealed somewhere in the run."""
+        matching = self._matching
+        if matching is not None and self._membership.progress >= matching.round:
+            matching.overtaken()
+
     def lost(self, peer: PeerId) -> None:
         """The link to a peer ended."""
         self._early.pop(peer, None)
@@ -137,6 +144,14 @@ class GroupFinder:
                     self._matching.feed(Told(peer, message))
 
     # Steps ------------------------------------------------------------------------------------------
+
+    def _expected(self, group_key: str, number: int) -> int:
+        """How many should meet under the key if those that took part lately come again."""
+        if group_key == LOBBY:
+            return self._config.min_group_size
+        active = self._membership.active(number)
+        groups = -(-len(active) // self._config.group_size)
+        return len(active) // groups
 
     def _patience_for(self, group_key: str) -> float:
         if self._config.deadline is not None:

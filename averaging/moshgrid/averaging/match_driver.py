@@ -12,6 +12,7 @@ from moshgrid.averaging.match_events import (
     MatchEffect,
     MatchEvent,
     NoGroup,
+    Overtaken,
     SeekerGone,
     SeekerSeen,
     Tell,
@@ -62,6 +63,10 @@ class MatchDriver:
         """Hands an event to the machine; also after the end, so that late askers get an answer."""
         self._perform(self._machine.handle(event, self._clock.now()))
         self._moved.set()
+
+    def overtaken(self) -> None:
+        """The round was sealed by another group."""
+        self.feed(Overtaken())
 
     def began(self, signed: SignedManifest) -> None:
         """The leader's manifest came."""

@@ -13,6 +13,7 @@ __all__ = [
     "MatchEffect",
     "MatchEvent",
     "NoGroup",
+    "Overtaken",
     "PeerLost",
     "SeekerGone",
     "SeekerSeen",
@@ -50,7 +51,12 @@ class PeerLost:
     peer: PeerId
 
 
-MatchEvent = SeekerSeen | SeekerGone | Told | PeerLost | DeadlinePassed
+@dataclass(frozen=True, slots=True)
+class Overtaken:
+    """Another group sealed this round: who has not come by now is not likely to."""
+
+
+MatchEvent = SeekerSeen | SeekerGone | Told | PeerLost | Overtaken | DeadlinePassed
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ from moshgrid.averaging.match_events import (
     MatchEffect,
     MatchEvent,
     NoGroup,
+    Overtaken,
     PeerLost,
     SeekerGone,
     SeekerSeen,
@@ -30,10 +31,15 @@ __all__ = ["Matchmaking"]
 
 _ASK_AT_ONCE = 3
 _MAX_SEEKERS = 1024
+_OVERTAKEN_SECONDS = 0.5
 
 
 class Matchmaking:
-    """One peer's search for a group. Ends with ``Formed``, ``NoGroup``, or a Begin from ``leader``."""
+    """One peer's search for a group. Ends with ``Formed``, ``NoGroup``, or a Begin from ``leader``.
+
+    ``expected`` is how large the group should become, going by who took part lately: while it is
+    smaller, peers that have not even declared themselves get ``undeclared`` seconds to do so.
+    """
 
     def __init__(
         self,
@@ -45,7 +51,9 @@ class Matchmaking:
         min_group_size: int,
         now: float,
         *,
+        expected: int = 2,
         patience: float = 3.0,
+        undeclared: float = 1.0,
         silence: float = 0.1,
         hard_limit: float = 15.0,
     ) -> None:
@@ -55,7 +63,9 @@ class Matchmaking:
         self._offer = offer
         self._size = group_size
         self._min_size = min_group_size
+        self._expected = min(expected, group_size)
         self._silence = silence
+        self._undeclared_due = now + undeclared
         self._patience_due: float | None = now + patience
         self._hard_due = now + hard_limit
         self._last_news = now
@@ -79,7 +89,7 @@ class Matchmaking:
         if self._patience_due is not None:
             due.append(self._patience_due)
             if self.leader is None and not self._pending() and self._everybody_is_here():
-                due.append(self._last_news + self._silence)
+                due.append(self._quiet_at())
         return min(due)
 
     def handle(self, event: MatchEvent, now: float) -> list[MatchEffect]:
@@ -97,9 +107,11 @@ class Matchmaking:
                 self._forget(peer)
             case Told(peer, message):
                 effects += self._told(peer, message, now)
+            case Overtaken():
+                effects += self._overtaken(now)
             case DeadlinePassed():
                 pass
-        return effects + self._advance(now)
+        return effects if self.over else effects + self._advance(now)
 
     def would_follow(self, leader: PeerId) -> bool:
         """True when a manifest of ``leader`` is to be taken.
@@ -202,7 +214,7 @@ class Matchmaking:
     def _close_if_due(self, now: float) -> list[MatchEffect]:
         size = len(self._followers) + 1
         impatient = self._patience_due is None
-        quiet = self._everybody_is_here() and now >= self._last_news + self._silence
+        quiet = self._everybody_is_here() and now >= self._quiet_at()
         if size >= self._size or (size >= self._min_size and (impatient or quiet)):
             self.close([self._me, *self._followers])
             return [Formed(((self._me, self._offer), *self._followers.items()))]
@@ -210,7 +222,7 @@ class Matchmaking:
             return self._give_up()
         return []
 
-    def _give_up(self) -> list[MatchEffect]:
+    def _give_up(self, reason: str = "") -> list[MatchEffect]:
         self.close([self._me])
         effects: list[MatchEffect] = [
             Tell(peer, Disbanded(self._key, self._round, "")) for peer in self._followers
@@ -218,6 +230,8 @@ class Matchmaking:
         if self.leader is not None:
             effects.append(Tell(self.leader, Leave(self._key, self._round)))
             return [*effects, NoGroup(f"the leader {self.leader} did not begin in time")]
+        if reason:
+            return [*effects, NoGroup(reason)]
         others = len(self._seekers)
         if not others:
             return [*effects, NoGroup("no other peer was looking for a group")]
@@ -233,6 +247,22 @@ class Matchmaking:
 
     def _pending(self) -> set[PeerId]:
         return {peer for peer in self._candidates() if peer not in self._answered}
+
+    def _quiet_at(self) -> float:
+        """When a group of all that are declared may close: later while more peers are expected."""
+        quiet = self._last_news + self._silence
+        return quiet if len(self._followers) + 1 >= self._expected else max(quiet, self._undeclared_due)
+
+    def _overtaken(self, now: float) -> list[MatchEffect]:
+        if self._patience_due is not None:
+            self._patience_due = min(self._patience_due, now + _OVERTAKEN_SECONDS)
+        if (
+            self.leader is None
+            and not self._followers
+            and not self._seekers - self._passed_over - self._taken
+        ):
+            return self._give_up("others sealed this round meanwhile")
+        return []
 
     def _everybody_is_here(self) -> bool:
         elsewhere = self._taken | self._passed_over

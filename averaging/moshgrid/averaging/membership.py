@@ -22,6 +22,7 @@ _MEMBER_TTL = 60.0
 _DECLARATION_TTL = 300.0
 _PROGRESS_TTL = 3600.0
 _RETRY_SECONDS = 2.0
+_RECENT_ROUNDS = 2
 _JOIN_SECONDS = 10.0
 
 _log = logging.getLogger("moshgrid.averaging")
@@ -31,12 +32,18 @@ class Membership:
     """A live view of a run's records, and this peer's own."""
 
     def __init__(
-        self, dht: DHTNode, run_id: str, nursery: trio.Nursery, changed: Callable[[str], None]
+        self,
+        dht: DHTNode,
+        run_id: str,
+        nursery: trio.Nursery,
+        seekers_changed: Callable[[str], None],
+        progressed: Callable[[], None],
     ) -> None:
         self._dht = dht
         self._prefix = f"avg/{run_id}"
         self._nursery = nursery
-        self._changed = changed
+        self._seekers_changed = seekers_changed
+        self._progressed = progressed
         self._me = dht.host.peer_id
         self._members: dict[PeerId, int] = {}
         self._seekers: dict[str, dict[PeerId, int]] = {}
@@ -62,12 +69,24 @@ class Membership:
         declared = self._seekers.get(group_key, {})
         return [peer for peer, at in declared.items() if at == round_number and peer != self._me]
 
+    def active(self, round_number: int) -> tuple[PeerId, ...]:
+        """Peers that may come to that round: all but those last declared for one long over."""
+        latest: dict[PeerId, int] = {}
+        for declared in self._seekers.values():
+            for peer, at in declared.items():
+                latest[peer] = max(at, latest.get(peer, 0))
+        return tuple(
+            peer
+            for peer in self.peers
+            if peer == self._me or latest.get(peer, round_number) >= round_number - _RECENT_ROUNDS
+        )
+
     def lost(self, peer: PeerId) -> None:
         """The connection to a peer is gone: its records no longer say that it is there."""
         self._members.pop(peer, None)
         for key, declared in self._seekers.items():
             if declared.pop(peer, None) is not None:
-                self._changed(key)
+                self._seekers_changed(key)
 
     def seen(self, peer: PeerId) -> None:
         """A peer of this run spoke: it is there, whatever the records say."""
@@ -152,7 +171,9 @@ class Membership:
             self._members[record.author] = round(record.expires_at * 1000)
 
     def _progress_changed(self, record: Record) -> None:
-        self._progress = max(self._progress, _round_in(record))
+        if (number := _round_in(record)) > self._progress:
+            self._progress = number
+            self._progressed()
 
     def _seeker_changed(self, group_key: str, record: Record) -> None:
         declared = self._seekers.setdefault(group_key, {})
@@ -160,7 +181,7 @@ class Membership:
             declared.pop(record.author, None)
         else:
             declared[record.author] = _round_in(record)
-        self._changed(group_key)
+        self._seekers_changed(group_key)
 
 
 def _round_in(record: Record) -> int:

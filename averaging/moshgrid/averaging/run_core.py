@@ -36,6 +36,7 @@ __all__ = ["RunCore", "run_digest"]
 
 _MAX_EARLY = 64
 _MAX_ROUNDS_KEPT = 4
+_ATTEMPTS = 5
 _LOBBY_SECONDS = 1.0
 
 _log = logging.getLogger("moshgrid.averaging")
@@ -58,7 +59,11 @@ class RunCore:
         self._codec = get_codec(config.codec)
         self._dtype = config.schema.wire_dtype(self._codec.dtypes)
         self._membership = Membership(
-            dht, config.run_id, host.nursery, lambda key: self._finder.seekers_changed(key)
+            dht,
+            config.run_id,
+            host.nursery,
+            seekers_changed=lambda key: self._finder.seekers_changed(key),
+            progressed=lambda: self._finder.progressed(),
         )
         self._finder = GroupFinder(host, self._links, self._membership, self._run, config)
         self._book = PaceBook()
@@ -119,49 +124,58 @@ class RunCore:
             for _ in range(rounds):
                 if self._closed:
                     raise Closed("the averager was closed")
-                vector = await self._offload(self._config.schema.flatten, views, self._dtype)
-                if not await self._offload(check_finite, vector):
-                    raise ConfigurationError(
-                        "the arrays hold NaN or infinite values, which would spoil everybody's average; "
-                        "they were not sent"
-                    )
-                one, result = await self._one_round(vector, weight)
-                if result is not None and result.vector is not None:
-                    await self._offload(self._config.schema.scatter, result.vector, views)
-                    self._host.events.emit(
-                        "applied", round=one.round, digest=one.digest, completeness=one.completeness
-                    )
+                one = await self._one_round(views, weight)
                 report = one if report is None else report.followed_by(one)
             assert report is not None
             return report
 
-    async def _one_round(self, vector: Vector, weight: float) -> tuple[RoundReport, RoundResult | None]:
-        began = self._host.clock.now()
-        topology = self._config.topology
-        number = self._membership.progress + 1
-        report = RoundReport(number, codec=self._config.codec)
-        reasons = []
-        for group_key in (topology.group_key(self._host.peer_id, self.peers), LOBBY):
-            number = max(number, self._membership.progress + 1)
-            signed = await self._finder.find(group_key, number, weight)
-            if isinstance(signed, str):
-                reasons.append(signed)
-                continue
-            matched_at = self._host.clock.now()
-            driver = self._begin(signed, vector)
-            result = await driver.run()
-            report = replace(
-                report_of(signed, driver.lost, result),
-                seconds_matching=matched_at - began,
-                seconds_reducing=self._host.clock.now() - matched_at,
+    async def _one_round(self, views: Sequence[Any], weight: float) -> RoundReport:
+        vector = await self._offload(self._config.schema.flatten, views, self._dtype)
+        if not await self._offload(check_finite, vector):
+            raise ConfigurationError(
+                "the arrays hold NaN or infinite values, which would spoil everybody's average; "
+                "they were not sent"
             )
-            if result.committed:
-                self._seal(signed, result)
-                return report, result
-            reasons.append(result.reason)
-        reason = "; then in the lobby: ".join(reasons)
+        began = self._host.clock.now()
+        reasons: list[str] = []
+        report: RoundReport | None = None
+        lobby = False
+        for _ in range(_ATTEMPTS):
+            number = self._membership.progress + 1
+            topology = self._config.topology
+            group_key = LOBBY if lobby else topology.group_key(self._host.peer_id, self.peers)
+            signed = await self._finder.find(group_key, number, weight)
+            if isinstance(signed, SignedManifest):
+                report = await self._take_part(signed, views, vector, began)
+                if report.committed:
+                    return report
+                reasons.append(report.reason)
+            else:
+                reasons.append(signed)
+                if not lobby and self._membership.progress >= number:
+                    continue  # others went on without this peer: on to the round where they are
+            if lobby:
+                break
+            lobby = True
+        reason = "; then: ".join(dict.fromkeys(reasons))
         self._host.events.emit("no_group", round=number, reason=reason)
-        return replace(report, round=number, reason=reason), None
+        report = report or RoundReport(number, codec=self._config.codec)
+        return replace(report, round=number, reason=reason)
+
+    async def _take_part(
+        self, signed: SignedManifest, views: Sequence[Any], vector: Vector, began: float
+    ) -> RoundReport:
+        """A round of a group that came together, up to the applied result."""
+        matched = self._host.clock.now()
+        driver = self._begin(signed, vector)
+        result = await driver.run()
+        report = report_of(signed, driver.lost, result)
+        if result.vector is not None:
+            await self._offload(self._config.schema.scatter, result.vector, views)
+            driver.emit("applied", digest=report.digest, completeness=report.completeness)
+            self._seal(signed, result)
+        reduced = self._host.clock.now()
+        return replace(report, seconds_matching=matched - began, seconds_reducing=reduced - matched)
 
     def _seal(self, signed: SignedManifest, result: RoundResult) -> None:
         """The round is sealed here: moves on, tells the run, and keeps the state for latecomers."""
