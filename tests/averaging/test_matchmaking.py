@@ -7,6 +7,7 @@ import pytest
 from moshgrid.averaging.match_events import (
     Formed,
     NoGroup,
+    OthersAwaited,
     Overtaken,
     PeerLost,
     SeekerGone,
@@ -143,12 +144,14 @@ def test_a_leader_that_does_not_answer_is_passed_over():
 
 
 def test_peers_that_are_expected_get_time_to_declare_themselves():
-    machine = seek(A, expected=3, undeclared=1.0)
+    machine = seek(A, undeclared=1.0)
+    machine.handle(OthersAwaited(True), 0.0)
     machine.handle(Told(B, join()), 0.0)
     assert machine.deadline == pytest.approx(1.0)
-    machine.handle(Told(C, join()), 0.5)
-    assert machine.deadline == pytest.approx(0.6)
-    late = seek(A, expected=3, undeclared=1.0)
+    machine.handle(OthersAwaited(False), 0.05)
+    assert machine.deadline == pytest.approx(0.1)
+    late = seek(A, undeclared=1.0)
+    late.handle(OthersAwaited(True), 0.0)
     late.handle(Told(B, join()), 0.0)
     assert late.handle(DeadlinePassed(), 1.0) == [Formed(((A, OFFER), (B, OFFER)))]
 

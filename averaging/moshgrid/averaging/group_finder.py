@@ -42,6 +42,8 @@ __all__ = ["GroupFinder"]
 _MAX_EARLY = 64
 _MAX_HELD = 256
 _LOBBY_SECONDS = 1.0
+_MAX_ATTENDED = 8
+"""Up to so many groups all group keys are followed; beyond, group sizes are estimated."""
 
 _log = logging.getLogger("moshgrid.averaging")
 
@@ -70,7 +72,7 @@ class GroupFinder:
         """The manifest of a group under ``group_key`` for round ``number``, or why there is none."""
         began = self._host.clock.now()
         offer = Offer(weight, 0.0, self._config.schema.digest, self._config.codec, True)
-        self._membership.attend(group_key)
+        self._attend(group_key)
         machine = Matchmaking(
             self._host.peer_id,
             group_key,
@@ -79,7 +81,6 @@ class GroupFinder:
             self._config.group_size,
             self._config.min_group_size,
             began,
-            expected=self._expected(group_key, number),
             patience=self._patience_for(group_key),
         )
         matching = self._matching = MatchDriver(machine, group_key, number, self._host.clock, self._tell)
@@ -109,8 +110,11 @@ class GroupFinder:
     def seekers_changed(self, group_key: str) -> None:
         """The declarations under a group key changed."""
         matching = self._matching
-        if matching is not None and matching.group_key == group_key:
+        if matching is None:
+            return
+        if matching.group_key == group_key:
             matching.seekers_are(self._membership.seekers(group_key, matching.round))
+        matching.others_are_awaited(self._others_awaited(matching))
 
     def progressed(self) -> None:
         """A round was sealed somewhere in the run."""
@@ -145,13 +149,28 @@ class GroupFinder:
 
     # Steps ------------------------------------------------------------------------------------------
 
-    def _expected(self, group_key: str, number: int) -> int:
-        """How many should meet under the key if those that took part lately come again."""
-        if group_key == LOBBY:
-            return self._config.min_group_size
+    def _groups(self, number: int) -> int:
         active = self._membership.active(number)
-        groups = -(-len(active) // self._config.group_size)
-        return len(active) // groups
+        return -(-len(active) // self._config.group_size)
+
+    def _attend(self, group_key: str) -> None:
+        """Follows the key, and the others where they are few: who declares there is not awaited here."""
+        self._membership.attend(group_key)
+        groups = self._groups(self._membership.progress + 1)
+        if group_key != LOBBY and 1 < groups <= _MAX_ATTENDED:
+            for other in range(groups):
+                self._membership.attend(str(other))
+
+    def _others_awaited(self, matching: MatchDriver) -> bool:
+        if matching.group_key == LOBBY:
+            return False
+        active = self._membership.active(matching.round)
+        groups = self._groups(matching.round)
+        if groups <= _MAX_ATTENDED:
+            declared = self._membership.declared(matching.round)
+            return any(peer not in declared for peer in active if peer != self._host.peer_id)
+        here = len(self._membership.seekers(matching.group_key, matching.round)) + 1
+        return here < len(active) // groups
 
     def _patience_for(self, group_key: str) -> float:
         if self._config.deadline is not None:

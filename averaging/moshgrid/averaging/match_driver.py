@@ -12,6 +12,7 @@ from moshgrid.averaging.match_events import (
     MatchEffect,
     MatchEvent,
     NoGroup,
+    OthersAwaited,
     Overtaken,
     SeekerGone,
     SeekerSeen,
@@ -43,6 +44,7 @@ class MatchDriver:
         self._clock = clock
         self._tell = tell
         self._seekers: set[PeerId] = set()
+        self._others_awaited = False
         self._moved = trio.Event()
         self._outcome: Formed | NoGroup | SignedManifest | None = None
 
@@ -63,6 +65,12 @@ class MatchDriver:
         """Hands an event to the machine; also after the end, so that late askers get an answer."""
         self._perform(self._machine.handle(event, self._clock.now()))
         self._moved.set()
+
+    def others_are_awaited(self, any_left: bool) -> None:
+        """Whether somebody who took part lately has not declared itself for this round yet."""
+        if any_left != self._others_awaited:
+            self._others_awaited = any_left
+            self.feed(OthersAwaited(any_left))
 
     def overtaken(self) -> None:
         """The round was sealed by another group."""

@@ -13,6 +13,7 @@ __all__ = [
     "MatchEffect",
     "MatchEvent",
     "NoGroup",
+    "OthersAwaited",
     "Overtaken",
     "PeerLost",
     "SeekerGone",
@@ -52,11 +53,18 @@ class PeerLost:
 
 
 @dataclass(frozen=True, slots=True)
+class OthersAwaited:
+    """Whether peers that took part lately have not declared themselves for this round anywhere yet."""
+
+    any: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Overtaken:
     """Another group sealed this round: who has not come by now is not likely to."""
 
 
-MatchEvent = SeekerSeen | SeekerGone | Told | PeerLost | Overtaken | DeadlinePassed
+MatchEvent = SeekerSeen | SeekerGone | Told | PeerLost | OthersAwaited | Overtaken | DeadlinePassed
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ from moshgrid.averaging.match_events import (
     MatchEffect,
     MatchEvent,
     NoGroup,
+    OthersAwaited,
     Overtaken,
     PeerLost,
     SeekerGone,
@@ -37,8 +38,8 @@ _OVERTAKEN_SECONDS = 0.5
 class Matchmaking:
     """One peer's search for a group. Ends with ``Formed``, ``NoGroup``, or a Begin from ``leader``.
 
-    ``expected`` is how large the group should become, going by who took part lately: while it is
-    smaller, peers that have not even declared themselves get ``undeclared`` seconds to do so.
+    Peers that took part lately and have not declared themselves for this round yet, here or
+    elsewhere, get ``undeclared`` seconds to do so.
     """
 
     def __init__(
@@ -51,7 +52,6 @@ class Matchmaking:
         min_group_size: int,
         now: float,
         *,
-        expected: int = 2,
         patience: float = 3.0,
         undeclared: float = 1.0,
         silence: float = 0.1,
@@ -63,7 +63,7 @@ class Matchmaking:
         self._offer = offer
         self._size = group_size
         self._min_size = min_group_size
-        self._expected = min(expected, group_size)
+        self._others_awaited = False
         self._silence = silence
         self._undeclared_due = now + undeclared
         self._patience_due: float | None = now + patience
@@ -107,6 +107,8 @@ class Matchmaking:
                 self._forget(peer)
             case Told(peer, message):
                 effects += self._told(peer, message, now)
+            case OthersAwaited(any_left):
+                self._others_awaited = any_left
             case Overtaken():
                 effects += self._overtaken(now)
             case DeadlinePassed():
@@ -249,9 +251,9 @@ class Matchmaking:
         return {peer for peer in self._candidates() if peer not in self._answered}
 
     def _quiet_at(self) -> float:
-        """When a group of all that are declared may close: later while more peers are expected."""
+        """When a group of all that are declared may close: later while others may yet declare."""
         quiet = self._last_news + self._silence
-        return quiet if len(self._followers) + 1 >= self._expected else max(quiet, self._undeclared_due)
+        return max(quiet, self._undeclared_due) if self._others_awaited else quiet
 
     def _overtaken(self, now: float) -> list[MatchEffect]:
         if self._patience_due is not None:

@@ -69,6 +69,12 @@ class Membership:
         declared = self._seekers.get(group_key, {})
         return [peer for peer, at in declared.items() if at == round_number and peer != self._me]
 
+    def declared(self, round_number: int) -> set[PeerId]:
+        """Who is declared for that round or a later one, under any key that is followed."""
+        return {
+            peer for declared in self._seekers.values() for peer, at in declared.items() if at >= round_number
+        }
+
     def active(self, round_number: int) -> tuple[PeerId, ...]:
         """Peers that may come to that round: all but those last declared for one long over."""
         latest: dict[PeerId, int] = {}
