@@ -94,10 +94,18 @@ def test_who_follows_sends_its_followers_on():
 def test_a_follower_moves_to_a_lower_rank():
     machine = seek(C)
     machine.handle(SeekerSeen(B), 0.0)
+    machine.handle(SeekerSeen(A), 0.0)
     machine.handle(Told(B, Accepted("0", 1)), 0.1)
-    machine.handle(SeekerSeen(A), 0.2)
     assert machine.handle(Told(A, Accepted("0", 1)), 0.3) == [Tell(B, Leave("0", 1))]
     assert machine.leader == A
+
+
+def test_a_follower_leaves_it_to_its_leader_to_find_a_lower_rank():
+    machine = seek(C)
+    machine.handle(SeekerSeen(B), 0.0)
+    machine.handle(Told(B, Accepted("0", 1)), 0.1)
+    assert machine.handle(SeekerSeen(A), 0.2) == []
+    assert machine.handle(Told(B, Disbanded("0", 1, A)), 0.3) == [Tell(A, join())]
 
 
 def test_an_acceptance_nobody_asked_for_is_declined():

@@ -203,12 +203,13 @@ class Matchmaking:
             self._passed_over |= self._pending()
         if now >= self._hard_due:
             return effects + self._give_up()
-        for peer in self._candidates():
-            if peer not in self._asked and (
-                self.leader is None or self._rank(peer) < self._rank(self.leader)
-            ):
-                self._asked.add(peer)
-                effects.append(Tell(peer, Join(self._key, self._round, self._offer)))
+        if self.leader is None:
+            # A follower asks nobody new: its leader does, and would send it on. If it moved by itself
+            # it might be missing from a group that its leader closes at the same moment.
+            for peer in self._candidates():
+                if peer not in self._asked:
+                    self._asked.add(peer)
+                    effects.append(Tell(peer, Join(self._key, self._round, self._offer)))
         if self.leader is None and not self._pending():
             effects += self._close_if_due(now)
         return effects
