@@ -8,12 +8,9 @@ from pathlib import Path
 
 from moshgrid.p2p.errors import ConfigurationError
 
-__all__ = ["AGREEING_ROUNDS", "BEAT_SECONDS", "GROUP_SIZE", "PEERS", "ROUNDS", "SEEDS", "DemoSettings"]
+__all__ = ["AGREEING_ROUNDS", "GROUP_SIZE", "PEERS", "ROUNDS", "SEEDS", "DemoSettings"]
 
 GROUP_SIZE = 4
-BEAT_SECONDS = 0.4
-"""Volunteers average at every multiple of this time. In a real training minutes of computing lie between
-two rounds; here it is milliseconds, and a volunteer that is done would run ahead of those that are not."""
 
 AGREEING_ROUNDS = 4
 """Rounds at the end in which nobody trains, so that all come to hold the same model."""
