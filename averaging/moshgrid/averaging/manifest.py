@@ -16,6 +16,7 @@ from blake3 import blake3
 
 from moshgrid.averaging.fractions import part_counts
 from moshgrid.compression import Codec, get_codec
+from moshgrid.p2p.decoding import decode
 from moshgrid.p2p.envelope import open_envelope, seal
 from moshgrid.p2p.errors import RecordRejected, RemoteProtocolError
 from moshgrid.p2p.identity import Identity, PeerId, peer_id_to_bytes, public_key_of, verify
@@ -61,6 +62,9 @@ class Manifest(msgspec.Struct, frozen=True):
     """Digest of the reference state that is subtracted before encoding; empty for none."""
     nonce: bytes
     """16 random bytes: no two rounds share a group id."""
+
+
+_decoder = msgspec.msgpack.Decoder(Manifest)
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,10 +120,10 @@ def open_manifest(raw: bytes, sender: PeerId) -> SignedManifest:
     """
     try:
         envelope = open_envelope(raw, _DOMAIN, _TYPE, MAX_MANIFEST_BYTES)
-        manifest = msgspec.msgpack.decode(envelope.payload, type=Manifest)
+        manifest = decode(_decoder, envelope.payload)
         _check(manifest, envelope.author)
         return SignedManifest(manifest, raw, envelope.payload)
-    except (RecordRejected, msgspec.DecodeError, KeyError, ValueError) as error:
+    except (RecordRejected, KeyError, ValueError) as error:
         raise RemoteProtocolError(sender, f"sent a manifest that is refused: {error}") from error
 
 

@@ -153,14 +153,14 @@ class Matchmaking:
                 self._taken |= {PeerId(name) for name in taken}
                 if self.leader == peer:
                     self.leader = None
-                self._see_hint(other, now)
+                self._see(PeerId(other), now)
             case Leave():
                 self._followers.pop(peer, None)
             case Disbanded(try_instead=other):
                 if self.leader == peer:
                     self._lose_leader()
                 self._passed_over.add(peer)
-                self._see_hint(other, now)
+                self._see(PeerId(other), now)
             case _:
                 pass
         return []
@@ -272,13 +272,9 @@ class Matchmaking:
         return bool(self._followers) and not (self._seekers - self._followers.keys() - elsewhere)
 
     def _see(self, peer: PeerId, now: float) -> None:
-        if peer != self._me and peer not in self._seekers and len(self._seekers) < _MAX_SEEKERS:
+        if peer and peer != self._me and peer not in self._seekers and len(self._seekers) < _MAX_SEEKERS:
             self._seekers.add(peer)
             self._last_news = now
-
-    def _see_hint(self, peer: str, now: float) -> None:
-        if peer:
-            self._see(PeerId(peer), now)
 
     def _forget(self, peer: PeerId) -> None:
         for known in (self._seekers, self._asked, self._answered):

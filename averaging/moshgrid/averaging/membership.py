@@ -19,7 +19,7 @@ from moshgrid.p2p.identity import PeerId
 __all__ = ["Membership"]
 
 _MEMBER_TTL = 60.0
-_DECLARATION_TTL = 300.0
+_DECLARATION_TTL = 60.0
 _PROGRESS_TTL = 3600.0
 _RETRY_SECONDS = 2.0
 _RECENT_ROUNDS = 2

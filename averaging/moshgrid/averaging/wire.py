@@ -12,6 +12,7 @@ import msgspec
 
 from moshgrid.averaging.manifest import MAX_MANIFEST_BYTES, MAX_PART_BYTES
 from moshgrid.averaging.messages import Begin, Message, PartData, Ready, Refused, ResultData
+from moshgrid.p2p.decoding import Unreadable, decode
 from moshgrid.p2p.errors import RemoteProtocolError
 from moshgrid.p2p.identity import PeerId
 
@@ -53,8 +54,8 @@ def decode_frame(frame: bytes, sender: PeerId) -> Frame:
     if len(frame) < 2 + size:
         raise RemoteProtocolError(sender, "sent a frame whose header is cut off")
     try:
-        header = _decoder.decode(frame[2 : 2 + size])
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        header = decode(_decoder, frame[2 : 2 + size])
+    except Unreadable as error:
         raise RemoteProtocolError(sender, f"sent a message that cannot be read: {error}") from error
     payload = memoryview(frame)[2 + size :]
     if len(payload) and not isinstance(header.message, PartData | ResultData):

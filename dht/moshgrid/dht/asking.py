@@ -60,9 +60,6 @@ class Asker:
         except (Unreachable, RemoteProtocolError):
             self._failed(peer)
             raise
-        except UnicodeDecodeError as error:  # msgspec raises it beside its own DecodeError
-            self._failed(peer)
-            raise RemoteProtocolError(peer, f"sent text that is no UTF-8: {error}") from error
         except MoshgridError as error:  # closed, or not admitted: no answer for whatever reason
             self._failed(peer)
             raise Unreachable(peer, [(KAD.protocol, str(error))]) from error

@@ -10,6 +10,7 @@ import msgspec
 
 from moshgrid.dht.record import MAX_KEY, MAX_SUFFIX, MAX_TTL_MS, MAX_VALUE, SignedRecord
 from moshgrid.p2p.clock import Clock
+from moshgrid.p2p.decoding import Unreadable, decode
 from moshgrid.p2p.errors import ConfigurationError, RecordRejected
 from moshgrid.p2p.identity import PeerId
 
@@ -63,10 +64,13 @@ def view(record: SignedRecord, wall_ms: Callable[[], int]) -> Record:
     )
 
 
+_decoder: msgspec.msgpack.Decoder[Any] = msgspec.msgpack.Decoder()
+
+
 def _decode_value(data: bytes) -> Any:
     try:
-        return msgspec.msgpack.decode(data)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        return decode(_decoder, data)
+    except Unreadable as error:
         raise RecordRejected("SCHEMA", f"the value is not msgpack: {error}") from None
 
 

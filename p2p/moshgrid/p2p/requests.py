@@ -12,11 +12,13 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from functools import cached_property
+from typing import Any, Generic, TypeVar, cast
 
 import msgspec
 import trio
 
+from moshgrid.p2p.decoding import Unreadable, decode
 from moshgrid.p2p.errors import Closed, MoshgridError, RemoteProtocolError, StreamReset, Unreachable
 from moshgrid.p2p.framing import FrameReader, send_frame
 from moshgrid.p2p.identity import PeerId
@@ -60,6 +62,16 @@ class Service(Generic[Query, Answer]):
     concurrency: int = 32
     """Queries of one peer in work at once; more are refused."""
 
+    @cached_property
+    def query_decoder(self) -> msgspec.msgpack.Decoder[Any]:
+        """Decodes queries."""
+        return msgspec.msgpack.Decoder(self.query)
+
+    @cached_property
+    def answer_decoder(self) -> msgspec.msgpack.Decoder[Any]:
+        """Decodes answers."""
+        return msgspec.msgpack.Decoder(self.answer)
+
 
 RequestHandler = Callable[[PeerId, Query], Awaitable[Answer]]
 """Answers one query. Raising MoshgridError refuses it with that text; the stream goes on."""
@@ -76,10 +88,9 @@ class Requests:
 
     def serve(self, service: Service[Query, Answer], handler: RequestHandler[Query, Answer]) -> None:
         """Answers queries of ``service`` with ``handler`` from now on."""
-        decoder = msgspec.msgpack.Decoder(service.query)
 
         async def answer_stream(stream: Stream) -> None:
-            await _Answering(stream, service, decoder, handler).run()
+            await _Answering(stream, service, handler).run()
 
         self._network.serve(service.protocol, answer_stream)
 
@@ -100,8 +111,8 @@ class Requests:
             except Refused as refusal:
                 raise RemoteProtocolError(peer, str(refusal)) from None
             try:
-                return msgspec.msgpack.decode(answer, type=service.answer)  # type: ignore[no-any-return]
-            except msgspec.DecodeError as error:
+                return cast(Answer, decode(service.answer_decoder, answer))
+            except Unreadable as error:
                 raise RemoteProtocolError(peer, f"sent an answer that cannot be read: {error}") from error
         raise Unreachable(peer, [(service.protocol, f"no answer within {wait:.3g} s")])
 
@@ -147,12 +158,10 @@ class _Answering(Generic[Query, Answer]):
         self,
         stream: Stream,
         service: Service[Query, Answer],
-        decoder: msgspec.msgpack.Decoder[Any],
         handler: RequestHandler[Query, Answer],
     ) -> None:
         self._stream = stream
         self._service = service
-        self._decoder = decoder
         self._handler = handler
         self._sending = trio.Lock()
         self._running: dict[int, trio.CancelScope] = {}
@@ -193,8 +202,8 @@ class _Answering(Generic[Query, Answer]):
     async def _reply(self, body: bytes) -> tuple[int, bytes]:
         peer, protocol = self._stream.peer, self._service.protocol
         try:
-            query = self._decoder.decode(body)
-        except msgspec.DecodeError as error:
+            query = decode(self._service.query_decoder, body)
+        except Unreadable as error:
             return REFUSED, f"the query cannot be read: {error}".encode()
         try:
             answer = msgspec.msgpack.encode(await self._handler(peer, query))
