@@ -121,8 +121,16 @@ def test_a_manifest_may_overtake_the_acceptance():
     machine.handle(Told(A, Accepted("0", 1)), 0.2)
     assert machine.would_follow(A)
     assert not machine.would_follow(B)
-    machine.close([A, C])
+    machine.began([A, C])
     assert not machine.would_follow(A)
+
+
+def test_who_is_drawn_into_a_group_lets_its_own_followers_go():
+    machine = seek(B)
+    machine.handle(SeekerSeen(A), 0.0)
+    machine.handle(Told(C, join()), 0.1)
+    machine.handle(Told(D, join()), 0.1)
+    assert machine.began([A, B, D]) == [Tell(C, Disbanded("0", 1, ""))]
 
 
 def test_a_lost_leader_is_replaced():
@@ -199,9 +207,10 @@ def simulate(seed, peers, size, arrive_within, crashed=0.0):
                 case Tell(peer, message):
                     sim.send(me, peer, message, lambda p=peer, m=message: event(p, Told(me, m)))
                 case Formed(members):
-                    groups.append([peer for peer, _ in members])
-                    for peer, _ in members[1:]:
-                        sim.send(me, peer, "begin", lambda p=peer: begin(p, me))
+                    roster = [peer for peer, _ in members]
+                    groups.append(roster)
+                    for peer in roster[1:]:
+                        sim.send(me, peer, "begin", lambda p=peer, r=roster: begin(p, me, r))
                 case NoGroup(reason):
                     alone[me] = reason
         schedule(me)
@@ -214,9 +223,9 @@ def simulate(seed, peers, size, arrive_within, crashed=0.0):
             return
         perform(me, machines[me].handle(what, sim.now))
 
-    def begin(me, leader):
+    def begin(me, leader, roster):
         if machines[me].would_follow(leader):
-            machines[me].close([me, leader])
+            perform(me, machines[me].began(roster))
             following[me] = leader
 
     def schedule(me):

@@ -82,6 +82,7 @@ class GroupFinder:
             self._config.min_group_size,
             began,
             patience=self._patience_for(group_key),
+            undeclared=self._patience_for(group_key),
         )
         matching = self._matching = MatchDriver(machine, group_key, number, self._host.clock, self._tell)
         self._host.nursery.start_soon(self.declare, group_key, number)

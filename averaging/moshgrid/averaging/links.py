@@ -13,7 +13,7 @@ from typing import Protocol
 import trio
 
 from moshgrid.averaging.wire import MAX_FRAME, Frame, decode_frame
-from moshgrid.p2p.errors import MoshgridError
+from moshgrid.p2p.errors import MoshgridError, RemoteProtocolError, Unreachable
 from moshgrid.p2p.framing import FrameReader, send_frame
 from moshgrid.p2p.host import Host
 from moshgrid.p2p.identity import PeerId
@@ -106,7 +106,7 @@ class Links:
         except trio.TooSlowError:
             reason = "took no bytes for too long" if stream else f"no connection within {_OPEN_SECONDS:.0f} s"
         except MoshgridError as error:
-            reason = _first_line(error)
+            reason = _reason(error)
         finally:
             self._close_outbox(peer, outbox)
             if stream is not None:
@@ -129,7 +129,7 @@ class Links:
                 if user is not None:
                     user.frame_arrived(stream.peer, frame)
         except MoshgridError as error:
-            reason = _first_line(error)
+            reason = _reason(error)
             await stream.reset()
         self._lost(stream.peer, reason)
 
@@ -168,5 +168,10 @@ class _Listening:
         return data
 
 
-def _first_line(error: MoshgridError) -> str:
-    return " ".join(line.strip() for line in str(error).splitlines()[:3])
+def _reason(error: MoshgridError) -> str:
+    """What went wrong, without the peer's name: the report and the event have it already."""
+    if isinstance(error, RemoteProtocolError):
+        return error.reason
+    if isinstance(error, Unreachable) and error.attempts:
+        return error.attempts[-1][1]
+    return str(error)

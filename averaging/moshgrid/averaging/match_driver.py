@@ -78,7 +78,7 @@ class MatchDriver:
 
     def began(self, signed: SignedManifest) -> None:
         """The leader's manifest came."""
-        self._machine.close(signed.peers)
+        self._perform(self._machine.began(signed.peers))
         self._outcome = self._outcome or signed
         self._moved.set()
 

@@ -124,8 +124,13 @@ class Matchmaking:
             return False
         return self.leader is None or self._rank(leader) <= self._rank(self.leader)
 
-    def close(self, roster: Sequence[PeerId]) -> None:
-        """The leader began: this peer is in a group with ``roster``."""
+    def began(self, roster: Sequence[PeerId]) -> list[MatchEffect]:
+        """A leader began: this peer is in a group with ``roster``; its own followers must look on."""
+        left = [peer for peer in self._followers if peer not in roster]
+        self._close(roster)
+        return [Tell(peer, Disbanded(self._key, self._round, "")) for peer in left]
+
+    def _close(self, roster: Sequence[PeerId]) -> None:
         self.over = True
         self._taken = set(roster)
 
@@ -219,14 +224,14 @@ class Matchmaking:
         impatient = self._patience_due is None
         quiet = self._everybody_is_here() and now >= self._quiet_at()
         if size >= self._size or (size >= self._min_size and (impatient or quiet)):
-            self.close([self._me, *self._followers])
+            self._close([self._me, *self._followers])
             return [Formed(((self._me, self._offer), *self._followers.items()))]
         if impatient:
             return self._give_up()
         return []
 
     def _give_up(self, reason: str = "") -> list[MatchEffect]:
-        self.close([self._me])
+        self._close([self._me])
         effects: list[MatchEffect] = [
             Tell(peer, Disbanded(self._key, self._round, "")) for peer in self._followers
         ]

@@ -35,11 +35,14 @@ class Topology(Protocol):
 def chunk_index(group_id: bytes, size: int, position: int, group_size: int) -> int:
     """The chunk index of the member at ``position`` of a group of ``size``.
 
-    Indices are distinct within the group and lie in [0, max(size, group_size)); in an underfull
-    group they are drawn without replacement, with the group id as the seed, so all agree.
+    Indices are distinct within the group and lie in [0, max(size, group_size)). In an underfull group
+    they are neighbours, so that its members spread evenly over the next groups; where they begin and
+    who gets which is drawn with the group id as the seed, so all agree.
     """
     rng = random.Random(group_id)
-    return rng.sample(range(max(size, group_size)), size)[position]
+    width = max(size, group_size)
+    first = rng.randrange(width)
+    return (first + rng.sample(range(size), size)[position]) % width
 
 
 class MoshpitTopology:

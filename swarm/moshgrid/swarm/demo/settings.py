@@ -46,7 +46,7 @@ class DemoSettings:
         if self.out.exists() and not self.out.is_dir():
             raise ConfigurationError(f"--out must be a folder or a new name, and {self.out} is a file")
         nearest = next(folder for folder in (self.out, *self.out.absolute().parents) if folder.exists())
-        if not os.access(nearest, os.W_OK):
+        if not nearest.is_dir() or not os.access(nearest, os.W_OK):
             raise ConfigurationError(f"--out must be in a folder that can be written, and {nearest} cannot")
 
     @property

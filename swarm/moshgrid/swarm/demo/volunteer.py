@@ -91,12 +91,12 @@ def _train(run: Run, learner: Learner, assignment: Assignment, outbox: Outbox) -
         attempts += 1
         loss = learner.train(TRAINING.steps_per_round, run.round / assignment.rounds)
         _average(run, learner, outbox, loss)
-    while run.round < assignment.rounds + AGREEING_ROUNDS and attempts < 2 * assignment.rounds:
-        attempts += 1
-        _average(run, learner, outbox, None)
+    for _ in range(AGREEING_ROUNDS):
+        if not _average(run, learner, outbox, None):
+            break  # the others are done
 
 
-def _average(run: Run, learner: Learner, outbox: Outbox, loss: float | None) -> None:
+def _average(run: Run, learner: Learner, outbox: Outbox, loss: float | None) -> bool:
     report = run.step(weight=float(learner.images))
     outbox.tell(
         "round",
@@ -105,6 +105,7 @@ def _average(run: Run, learner: Learner, outbox: Outbox, loss: float | None) -> 
         report=report.to_dict(),
         parameters=pack_floats(flatten(learner.parameters())),
     )
+    return report.committed
 
 
 class _Orders:
