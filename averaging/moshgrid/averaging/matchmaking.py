@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from moshgrid.averaging.closing_times import ClosingTimes
 from moshgrid.averaging.match_events import (
     Formed,
     MatchEffect,
@@ -32,7 +33,6 @@ __all__ = ["Matchmaking"]
 
 _ASK_AT_ONCE = 3
 _MAX_SEEKERS = 1024
-_OVERTAKEN_SECONDS = 0.5
 
 
 class Matchmaking:
@@ -63,12 +63,7 @@ class Matchmaking:
         self._offer = offer
         self._size = group_size
         self._min_size = min_group_size
-        self._others_awaited = False
-        self._silence = silence
-        self._undeclared_due = now + undeclared
-        self._patience_due: float | None = now + patience
-        self._hard_due = now + hard_limit
-        self._last_news = now
+        self._times = ClosingTimes(now, silence, undeclared, patience, hard_limit)
         self._my_rank = rank(group_key, round_number, me)
         self._seekers: set[PeerId] = set()
         self._asked: set[PeerId] = set()
@@ -85,12 +80,8 @@ class Matchmaking:
         """When to hand in ``DeadlinePassed``."""
         if self.over:
             return None
-        due = [self._hard_due]
-        if self._patience_due is not None:
-            due.append(self._patience_due)
-            if self.leader is None and not self._pending() and self._everybody_is_here():
-                due.append(self._quiet_at())
-        return min(due)
+        may_close = self.leader is None and not self._pending() and self._everybody_is_here()
+        return self._times.next_due(may_close)
 
     def handle(self, event: MatchEvent, now: float) -> list[MatchEffect]:
         """Takes one event and returns what is to be done, in order."""
@@ -108,7 +99,7 @@ class Matchmaking:
             case Told(peer, message):
                 effects += self._told(peer, message, now)
             case OthersAwaited(any_left):
-                self._others_awaited = any_left
+                self._times.others_awaited = any_left
             case Overtaken():
                 effects += self._overtaken(now)
             case DeadlinePassed():
@@ -182,7 +173,7 @@ class Matchmaking:
         if peer not in self._followers and len(self._followers) + 1 >= self._size:
             return [self._refuse(peer, "the group is full", taken=[self._me, *self._followers])]
         self._followers[peer] = offer
-        self._last_news = now
+        self._times.news(now)
         return [Tell(peer, Accepted(self._key, self._round))]
 
     def _accepted(self, peer: PeerId) -> list[MatchEffect]:
@@ -203,10 +194,9 @@ class Matchmaking:
 
     def _advance(self, now: float) -> list[MatchEffect]:
         effects: list[MatchEffect] = []
-        if self._patience_due is not None and now >= self._patience_due:
-            self._patience_due = None
+        if self._times.patience_ends(now):
             self._passed_over |= self._pending()
-        if now >= self._hard_due:
+        if now >= self._times.hard_due:
             return effects + self._give_up()
         if self.leader is None:
             # A follower asks nobody new: its leader does, and would send it on. If it moved by itself
@@ -221,8 +211,8 @@ class Matchmaking:
 
     def _close_if_due(self, now: float) -> list[MatchEffect]:
         size = len(self._followers) + 1
-        impatient = self._patience_due is None
-        quiet = self._everybody_is_here() and now >= self._quiet_at()
+        impatient = self._times.patience_due is None
+        quiet = self._everybody_is_here() and now >= self._times.quiet_at
         if size >= self._size or (size >= self._min_size and (impatient or quiet)):
             self._close([self._me, *self._followers])
             return [Formed(((self._me, self._offer), *self._followers.items()))]
@@ -256,14 +246,8 @@ class Matchmaking:
     def _pending(self) -> set[PeerId]:
         return {peer for peer in self._candidates() if peer not in self._answered}
 
-    def _quiet_at(self) -> float:
-        """When a group of all that are declared may close: later while others may yet declare."""
-        quiet = self._last_news + self._silence
-        return max(quiet, self._undeclared_due) if self._others_awaited else quiet
-
     def _overtaken(self, now: float) -> list[MatchEffect]:
-        if self._patience_due is not None:
-            self._patience_due = min(self._patience_due, now + _OVERTAKEN_SECONDS)
+        self._times.overtaken(now)
         if (
             self.leader is None
             and not self._followers
@@ -279,7 +263,7 @@ class Matchmaking:
     def _see(self, peer: PeerId, now: float) -> None:
         if peer and peer != self._me and peer not in self._seekers and len(self._seekers) < _MAX_SEEKERS:
             self._seekers.add(peer)
-            self._last_news = now
+            self._times.news(now)
 
     def _forget(self, peer: PeerId) -> None:
         for known in (self._seekers, self._asked, self._answered):

@@ -1,0 +1,58 @@
+"""Closing times: until when a search for a group waits, and for whom."""
+
+from __future__ import annotations
+
+__all__ = ["ClosingTimes"]
+
+_OVERTAKEN_SECONDS = 0.5
+
+
+class ClosingTimes:
+    """The times of one search. Absolute, in seconds of the machine's clock.
+
+    A group of all that are declared may close after ``silence`` without news; while others may yet
+    declare themselves, not before ``undeclared``. Who is declared but does not come is waited for until
+    ``patience``, and nothing goes on beyond ``hard_limit``.
+    """
+
+    def __init__(
+        self, now: float, silence: float, undeclared: float, patience: float, hard_limit: float
+    ) -> None:
+        self._silence = silence
+        self._last_news = now
+        self._undeclared_due = now + undeclared
+        self.patience_due: float | None = now + patience
+        self.hard_due = now + hard_limit
+        self.others_awaited = False
+        """True while peers that took part lately have not declared themselves anywhere."""
+
+    @property
+    def quiet_at(self) -> float:
+        """When a group of all that are declared may close."""
+        quiet = self._last_news + self._silence
+        return max(quiet, self._undeclared_due) if self.others_awaited else quiet
+
+    def next_due(self, may_close: bool) -> float:
+        """The next time at which something is to be decided."""
+        due = [self.hard_due]
+        if self.patience_due is not None:
+            due.append(self.patience_due)
+            if may_close:
+                due.append(self.quiet_at)
+        return min(due)
+
+    def news(self, now: float) -> None:
+        """Somebody came or was heard of."""
+        self._last_news = now
+
+    def overtaken(self, now: float) -> None:
+        """Another group sealed the round: who has not come by now hardly will."""
+        if self.patience_due is not None:
+            self.patience_due = min(self.patience_due, now + _OVERTAKEN_SECONDS)
+
+    def patience_ends(self, now: float) -> bool:
+        """True once, when the patience is over."""
+        if self.patience_due is None or now < self.patience_due:
+            return False
+        self.patience_due = None
+        return True
