@@ -127,25 +127,32 @@ class _Orders:
 
 
 class _Witness:
-    """Passes events on, and holds still in the exchange in which this process is to be killed."""
+    """Passes events on, and holds still in the exchange in which this process is to be killed.
+
+    It holds when it has averaged its part and is about to send it: everybody has delivered to it by
+    then, and nobody can seal the round before it is found lost and its part was done again.
+    """
 
     def __init__(self, outbox: Outbox, hold_from_round: int | None) -> None:
         self._outbox = outbox
         self._hold_from_round = hold_from_round
         self._members = 0
+        self._started_at = 0.0
 
     def __call__(self, entry: Mapping[str, Any]) -> None:
         self._outbox.tell("event", entry=dict(entry))
         if entry["event"] == "manifest":
             self._members = len(entry["members"])
-        if (
+        elif entry["event"] == "exchange_started":
+            self._started_at = entry["t"]
+        elif (
             self._hold_from_round is not None
-            and entry["event"] == "exchange_started"
+            and entry["event"] == "result_sent"
             and entry["round"] >= self._hold_from_round
             and self._members >= _MEMBERS_TO_LOSE_ONE
         ):
             self._hold_from_round = None
-            self._outbox.tell("holding", round=entry["round"], group=entry.get("group"), t=entry["t"])
+            self._outbox.tell("holding", round=entry["round"], group=entry.get("group"), t=self._started_at)
             # On purpose in the event loop's thread: nothing of this process moves from here on.
             time.sleep(_HOLD_SECONDS)
 
