@@ -80,6 +80,17 @@ def test_a_leader_refuses_other_tensors_and_a_higher_rank():
     assert effects[1] == Tell(A, join())
 
 
+@pytest.mark.parametrize("number", [-1.0, float("nan"), float("inf"), 1e30])
+def test_a_leader_refuses_numbers_that_make_no_sense(number):
+    machine = seek(B)
+    for offer in (
+        Offer(number, 0.0, bytes(32), "float16", True),
+        Offer(1.0, number, bytes(32), "float16", True),
+    ):
+        (refusal,) = machine.handle(Told(C, join(offer)), 0.0)
+        assert "no sense" in refusal.message.reason
+
+
 def test_who_follows_sends_its_followers_on():
     machine = seek(B)
     machine.handle(Told(C, join()), 0.0)

@@ -5,6 +5,7 @@ import pytest
 import trio
 from averaging_swarm import swarm
 
+from moshgrid.averaging.round_driver import inline
 from moshgrid.p2p.errors import ConfigurationError, SchemaMismatch
 from moshgrid.p2p.testing import run_virtual
 
@@ -142,6 +143,53 @@ def test_alone_a_step_changes_nothing_and_says_why():
             assert "no other peer" in report.reason
             assert (flat(group.peers[0]) == before).all()
             assert group.peers[0].names()[-1] == "no_group"
+
+    run_virtual(main)
+
+
+def test_a_group_in_which_nobody_counts_averages_nothing_and_says_so():
+    async def main():
+        async with swarm(2, seed=4) as group:
+            reports = {}
+            await step_all(group.peers, reports, weight=0.0)
+            assert not any(report.committed for report in reports.values())
+            assert any("nobody in the group had a weight" in report.reason for report in reports.values())
+
+    run_virtual(main)
+
+
+def test_a_peer_without_weight_takes_the_average_and_adds_nothing():
+    async def main():
+        async with swarm(3, seed=5) as group:
+            before = [flat(peer) for peer in group.peers]
+            async with trio.open_nursery() as nursery:
+                for peer, weight in zip(group.peers, (1.0, 1.0, 0.0), strict=True):
+                    nursery.start_soon(peer.core.step, peer.arrays, weight, 1)
+            for peer in group.peers:
+                np.testing.assert_allclose(flat(peer), (before[0] + before[1]) / 2, rtol=1e-5, atol=1e-6)
+
+    run_virtual(main)
+
+
+def test_a_bug_in_a_round_costs_the_round_and_not_the_node():
+    async def main():
+        async with swarm(2, seed=6) as group:
+
+            async def broken(function, *args):
+                if function.__name__ == "average_part":
+                    raise ZeroDivisionError("a bug")
+                return await inline(function, *args)
+
+            group.peers[0].core._offload = broken
+            before = flat(group.peers[0])
+            reports = {}
+            await step_all(group.peers, reports)
+            assert not reports[group.peers[0].id].committed
+            assert "internal error" in reports[group.peers[0].id].reason
+            assert (flat(group.peers[0]) == before).all()
+            group.peers[0].core._offload = inline
+            await step_all(group.peers, reports)
+            assert all(report.committed for report in reports.values())
 
     run_virtual(main)
 

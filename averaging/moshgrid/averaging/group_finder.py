@@ -94,6 +94,10 @@ class GroupFinder:
         self._patience.observed(self._host.clock.now() - began)
         if isinstance(outcome, SignedManifest):
             return outcome
+        if not any(offer.weight > 0 for _, offer in outcome.members):
+            for peer, _ in outcome.members[1:]:
+                self._tell(peer, Disbanded(group_key, number, ""))
+            return "nobody in the group had a weight above 0"
         return self._lead(outcome, group_key, number)
 
     def held_frames(self) -> list[tuple[PeerId, Frame]]:

@@ -15,6 +15,7 @@ import numpy as np
 from blake3 import blake3
 
 from moshgrid.averaging.fractions import part_counts
+from moshgrid.averaging.messages import MAX_WEIGHT
 from moshgrid.compression import Codec, get_codec
 from moshgrid.p2p.decoding import decode
 from moshgrid.p2p.envelope import open_envelope, seal
@@ -147,7 +148,7 @@ def _check(manifest: Manifest, author: PeerId) -> None:
         raise ValueError("a member is named twice")
     for member in members:
         peer_id_to_bytes(PeerId(member.peer))
-        if not (math.isfinite(member.weight) and 0 <= member.weight <= 1e9):
+        if not (math.isfinite(member.weight) and 0 <= member.weight <= MAX_WEIGHT):
             raise ValueError(f"weight {member.weight} is not in 0 … 1e9")
         if not (math.isfinite(member.fraction) and 0 <= member.fraction <= 1):
             raise ValueError(f"fraction {member.fraction} is not in 0 … 1")

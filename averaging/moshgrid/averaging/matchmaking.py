@@ -162,6 +162,8 @@ class Matchmaking:
         return []
 
     def _joined(self, peer: PeerId, offer: Offer, now: float) -> list[MatchEffect]:
+        if not offer.is_sound:
+            return [self._refuse(peer, "your offer's numbers make no sense")]
         if offer.schema != self._offer.schema:
             return [self._refuse(peer, "your tensors differ in number, shape or dtype from the group's")]
         if offer.codec != self._offer.codec:

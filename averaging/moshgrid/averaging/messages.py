@@ -38,6 +38,10 @@ __all__ = [
 ]
 
 
+MAX_WEIGHT = 1e9
+_MAX_BANDWIDTH = 1e15
+
+
 class _Message(msgspec.Struct, frozen=True, array_like=True, tag=True):
     pass
 
@@ -54,6 +58,11 @@ class Offer(msgspec.Struct, frozen=True, array_like=True):
     schema: bytes
     codec: str
     reduces: bool
+
+    @property
+    def is_sound(self) -> bool:
+        """False for numbers that no honest peer would send (negative, huge, not finite)."""
+        return 0 <= self.weight <= MAX_WEIGHT and 0 <= self.bandwidth <= _MAX_BANDWIDTH
 
 
 class Join(_Message, frozen=True):

@@ -6,6 +6,7 @@ the driver then goes on in the background until the machine has finished, to ans
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -60,6 +61,8 @@ Offload = Callable[..., Awaitable[Any]]
 
 _THREADS = trio.CapacityLimiter(2)
 _MAX_INBOX = 65536
+
+_log = logging.getLogger("moshgrid.averaging")
 
 
 async def in_threads(function: Callable[..., T], *args: Any) -> T:
@@ -217,6 +220,9 @@ class RoundDriver:
                         event = await self._inbox.receive()
                     await self._perform(self._machine.handle(event, clock.now()), nursery)
                 nursery.cancel_scope.cancel()
+        except Exception:  # the root of this round's task: a bug here must not take the node down
+            _log.exception("round %d failed", self._signed.manifest.round)
+            self.result.reason = "internal error; the log has the details"
         finally:
             if not self._over.is_set():
                 self.result.reason = self.result.reason or "the averager was closed"

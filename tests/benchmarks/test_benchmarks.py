@@ -1,0 +1,21 @@
+"""Every benchmark runs, small, and prints what its schema says."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import jsonschema
+import pytest
+
+ROOT = Path(__file__).parents[2]
+SMALL = {"averaging": ["--peers", "2", "--megabytes", "0.2", "--rounds", "1"]}
+
+
+@pytest.mark.parametrize("script", sorted(ROOT.glob("benchmarks/*.py")), ids=lambda path: path.stem)
+def test_a_benchmark_prints_what_its_schema_says(script):
+    schema = json.loads((ROOT / f"docs/schemas/benchmark-{script.stem}.schema.json").read_text())
+    command = [sys.executable, str(script), "--json", *SMALL[script.stem]]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
+    assert done.returncode == 0, done.stderr
+    jsonschema.validate(json.loads(done.stdout), schema)
