@@ -153,7 +153,7 @@ class DHTNode:
         raw_key = encode_key(key)
         await self._reach()
         merged, answers = await self._reading.get(raw_key)
-        if not answers and self.host.bootstrap:
+        if not answers and self.host.bootstrap and not self._joining.first_here:
             if not await self._joining.in_company(_RETURN_SECONDS):
                 raise self._joining.unreachable()
             merged, answers = await self._reading.get(raw_key)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 import trio
 
 from moshgrid.dht.asking import Asker
@@ -9,6 +11,7 @@ from moshgrid.dht.routing import RoutingTable
 from moshgrid.p2p.errors import RemoteProtocolError, Unreachable
 from moshgrid.p2p.host import Host
 from moshgrid.p2p.identity import PeerId
+from moshgrid.p2p.peer_exchange import introduce
 
 __all__ = ["Joining"]
 
@@ -30,6 +33,8 @@ class Joining:
         self._alone = trio.Event()
         self.ready = trio.Event()
         """Set when the peers near this one have been asked, or there is nobody to join."""
+        self.first_here = False
+        """True when a bootstrap peer is there but knows of nobody else with a DHT."""
         if not host.bootstrap:
             self.ready.set()
         self._company = trio.Event()
@@ -85,6 +90,21 @@ class Joining:
             self._attempts[addr] = "; ".join(outcome for _, outcome in error.attempts) or str(error)
         except RemoteProtocolError as error:
             self._attempts[addr] = error.reason
+            await self._ask_around(peer)
+
+    async def _ask_around(self, peer: PeerId) -> None:
+        """A bootstrap peer without a DHT may know others that have one, or that nobody has come yet."""
+        try:
+            others = await introduce(self._host.network, self._host.requests, peer)
+        except (Unreachable, RemoteProtocolError):
+            return
+        for other in others:
+            with suppress(Unreachable, RemoteProtocolError):
+                await self._asker.find_node(other, self._table.own_point)
+        if not others:
+            self.first_here = True
+            self._asker.answered.set()
+            self.ready.set()
 
     def _known_live(self, peer: PeerId) -> bool:
         try:

@@ -16,6 +16,7 @@ from moshgrid.p2p.clock import Clock
 from moshgrid.p2p.event_log import EventLog
 from moshgrid.p2p.identity import Identity, PeerId
 from moshgrid.p2p.network import Network
+from moshgrid.p2p.peer_exchange import serve_peer_exchange
 from moshgrid.p2p.requests import Requests
 
 __all__ = ["Host", "network_id", "open_host"]
@@ -71,10 +72,12 @@ async def open_host(
     events = EventLog(identity.peer_id, clock)
     try:
         async with trio.open_nursery() as nursery:
+            requests = Requests(network, nursery)
+            serve_peer_exchange(network, requests)
             host = Host(
                 network=network,
                 identity=identity,
-                requests=Requests(network, nursery),
+                requests=requests,
                 nursery=nursery,
                 clock=clock,
                 rng=rng or random.Random(),
