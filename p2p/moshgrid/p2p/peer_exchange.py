@@ -50,7 +50,7 @@ def serve_peer_exchange(network: Network, requests: Requests) -> None:
 
     async def answer(asker: PeerId, query: AskPeers) -> KnownPeers:
         network.learn_addrs(asker, query.addrs)
-        known = []
+        known: list[KnownPeer] = []
         for peer in sorted(network.connected() - {asker}):
             addrs = network.addrs_of(peer)
             if addrs and len(known) < _MAX_PEERS:
