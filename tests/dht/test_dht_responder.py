@@ -10,6 +10,7 @@ import pytest
 
 from moshgrid.dht.keys import point_of_key, point_of_peer, prefixes_of
 from moshgrid.dht.limits import Limits
+from moshgrid.dht.namespaces import Namespaces
 from moshgrid.dht.record import RecordReader, SignedRecord
 from moshgrid.dht.responder import Introduced, Reply, Responder, Saw, TellWatcher
 from moshgrid.dht.routing import RoutingTable
@@ -55,6 +56,7 @@ class Bench:
         self.responder = Responder(
             NET,
             RecordReader(NET),
+            Namespaces(),
             self.store,
             self.table,
             Watchers(self.limits),

@@ -7,21 +7,27 @@ already runs inside a node's loop.
 from moshgrid.dht.async_dht import AsyncDHT, AsyncKept, AsyncRecordWatch
 from moshgrid.dht.dht import DHT, Kept, RecordWatch
 from moshgrid.dht.dht_node import DHTNode
+from moshgrid.dht.inspecting import AskedPeer, HeldRecord, Inspection
 from moshgrid.dht.keeping import Keep
 from moshgrid.dht.limits import Limits
+from moshgrid.dht.namespaces import Validator
 from moshgrid.dht.values import Record
 from moshgrid.dht.writing import PutReport
 
 __all__ = [
     "DHT",
+    "AskedPeer",
     "AsyncDHT",
     "AsyncKept",
     "AsyncRecordWatch",
     "DHTNode",
+    "HeldRecord",
+    "Inspection",
     "Keep",
     "Kept",
     "Limits",
     "PutReport",
     "Record",
     "RecordWatch",
+    "Validator",
 ]

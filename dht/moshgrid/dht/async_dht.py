@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import AsyncIterator, Generator
+from collections.abc import AsyncIterator, Callable, Generator, Iterable, Mapping
+from functools import partial
 from types import TracebackType
 from typing import Any
 
 from moshgrid.dht.dht_node import DHTNode
+from moshgrid.dht.inspecting import Inspection
 from moshgrid.dht.keeping import Keep
+from moshgrid.dht.namespaces import Validator
 from moshgrid.dht.values import Record
 from moshgrid.dht.watching import OpenWatch
-from moshgrid.dht.writing import PutReport
+from moshgrid.dht.writing import ENOUGH, PutReport
 from moshgrid.p2p.async_node import AsyncNode
 from moshgrid.p2p.errors import Closed
 from moshgrid.p2p.identity import PeerId
@@ -74,13 +77,27 @@ class AsyncDHT:
         """This peer, the author of what is put here."""
         return self.node.peer_id
 
-    async def put(self, key: str, value: Any, ttl: float = 600, suffix: str = "") -> PutReport:
+    async def put(
+        self, key: str, value: Any, ttl: float = 600, suffix: str = "", *, acks: int = ENOUGH
+    ) -> PutReport:
         """Stores ``value`` as this peer's record under ``key`` for ``ttl`` seconds (30 to 3,600)."""
-        return await self.node.call(self._running.put, key, value, ttl, suffix)
+        put = partial(self._running.put, acks=acks)
+        return await self.node.call(put, key, value, ttl, suffix)
+
+    async def put_many(
+        self, values: Mapping[str, Any], ttl: float = 600, suffix: str = "", *, acks: int = ENOUGH
+    ) -> dict[str, PutReport]:
+        """``put`` for many keys, with one message to each storer of several of them."""
+        put_many = partial(self._running.put_many, acks=acks)
+        return await self.node.call(put_many, values, ttl, suffix)
 
     async def get(self, key: str, author: PeerId | None = None) -> Record | None:
         """The newest record under ``key``, of ``author`` when given; None when there is none."""
         return await self.node.call(self._running.get, key, author)
+
+    async def get_many(self, keys: Iterable[str]) -> dict[str, Record | None]:
+        """``get`` for many keys at once."""
+        return await self.node.call(self._running.get_many, tuple(keys))
 
     async def get_all(self, key: str) -> dict[str, Record]:
         """Every live record under ``key``, by the author's peer id, or ``author/suffix``."""
@@ -97,6 +114,24 @@ class AsyncDHT:
     async def watch(self, key: str) -> AsyncRecordWatch:
         """An async iterator over the records under ``key``: what is stored first, then each change."""
         return AsyncRecordWatch(self.node, await self.node.call(self._running.open_watch, key))
+
+    async def inspect(self, key: str) -> Inspection:
+        """Whom a lookup of ``key`` asks, how far and how long away they are, and what each holds."""
+        return await self.node.call(self._running.inspect, key)
+
+    async def register(self, validator: Validator) -> None:
+        """Holds others' records in the validator's namespace, those that it lets pass.
+
+        It runs in the event loop's thread.
+        """
+        await self.node.call(_now, self._running.register, validator)
+
+    async def open_namespace(self, namespace: str) -> None:
+        """Holds any value under keys that begin with ``namespace/``, this peer's own and others'.
+
+        Each storer decides for itself, so the other peers of the network have to do the same.
+        """
+        await self.node.call(_now, self._running.open_namespace, namespace)
 
     async def close(self) -> None:
         """Closes the node when ``join`` made it; otherwise the node goes on."""
@@ -161,3 +196,7 @@ class AsyncRecordWatch:
 
 async def _node_of(node: AsyncNode) -> DHTNode:
     return await DHTNode.of(node.host)
+
+
+async def _now(change: Callable[[Any], None], argument: Any) -> None:
+    change(argument)

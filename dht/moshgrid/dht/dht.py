@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from types import TracebackType
 from typing import Any
 
 from moshgrid.dht.dht_node import DHTNode
+from moshgrid.dht.inspecting import Inspection
 from moshgrid.dht.keeping import Keep
+from moshgrid.dht.namespaces import Validator
 from moshgrid.dht.values import Record
 from moshgrid.dht.watching import OpenWatch
-from moshgrid.dht.writing import PutReport
+from moshgrid.dht.writing import ENOUGH, PutReport
 from moshgrid.p2p.identity import PeerId
 from moshgrid.p2p.link import Link
 from moshgrid.p2p.node import Node
@@ -52,14 +55,26 @@ class DHT:
         """This peer, the author of what is put here."""
         return self.node.peer_id
 
-    def put(self, key: str, value: Any, ttl: float = 600, suffix: str = "") -> PutReport:
+    def put(
+        self, key: str, value: Any, ttl: float = 600, suffix: str = "", *, acks: int = ENOUGH
+    ) -> PutReport:
         """Stores ``value`` as this peer's record under ``key`` for ``ttl`` seconds (30 to 3,600).
 
         A peer has one record per key and suffix; a second put replaces the first. ``value`` is
-        anything msgpack can hold in 1,024 bytes. Returns when five peers hold it, or all there are.
-        Raises ConfigurationError, RecordRejected (too large) and Unreachable.
+        anything msgpack can hold in 1,024 bytes. Returns when ``acks`` peers hold it, or all
+        there are; the rest of the twenty nearest follow. Keys without a slash and those that begin
+        with ``services/`` are for everybody; see ``open_namespace`` for others. Raises
+        ConfigurationError, RecordRejected (too large, or not an open namespace) and Unreachable.
         """
-        return self.node.call(self._inner.put, key, value, ttl, suffix)
+        put = partial(self._inner.put, acks=acks)
+        return self.node.call(put, key, value, ttl, suffix)
+
+    def put_many(
+        self, values: Mapping[str, Any], ttl: float = 600, suffix: str = "", *, acks: int = ENOUGH
+    ) -> dict[str, PutReport]:
+        """``put`` for many keys, with one message to each storer of several of them."""
+        put_many = partial(self._inner.put_many, acks=acks)
+        return self.node.call(put_many, values, ttl, suffix)
 
     def get(self, key: str, author: PeerId | None = None) -> Record | None:
         """The newest record under ``key``, of ``author`` when given; None when there is none.
@@ -67,6 +82,10 @@ class DHT:
         Raises Unreachable when the network cannot be reached.
         """
         return self.node.call(self._inner.get, key, author)
+
+    def get_many(self, keys: Iterable[str]) -> dict[str, Record | None]:
+        """``get`` for many keys at once."""
+        return self.node.call(self._inner.get_many, tuple(keys))
 
     def get_all(self, key: str) -> dict[str, Record]:
         """Every live record under ``key``, by the author's peer id, or ``author/suffix``."""
@@ -86,6 +105,24 @@ class DHT:
         A deletion comes as a Record with ``deleted`` set. Close it when done; it is a context manager.
         """
         return RecordWatch(self.node, self.node.call(self._inner.open_watch, key))
+
+    def inspect(self, key: str) -> Inspection:
+        """Whom a lookup of ``key`` asks, how far and how long away they are, and what each holds."""
+        return self.node.call(self._inner.inspect, key)
+
+    def register(self, validator: Validator) -> None:
+        """Holds others' records in the validator's namespace, those that it lets pass.
+
+        It runs in the event loop's thread.
+        """
+        self.node.call(_now, self._inner.register, validator)
+
+    def open_namespace(self, namespace: str) -> None:
+        """Holds any value under keys that begin with ``namespace/``, this peer's own and others'.
+
+        Each storer decides for itself, so the other peers of the network have to do the same.
+        """
+        self.node.call(_now, self._inner.open_namespace, namespace)
 
     def close(self) -> None:
         """Closes the node when ``join`` made it; otherwise the node goes on."""
@@ -162,3 +199,7 @@ class RecordWatch:
 
 async def _node_of(node: Node) -> DHTNode:
     return await DHTNode.of(node.host)
+
+
+async def _now(change: Callable[[Any], None], argument: Any) -> None:
+    change(argument)

@@ -2,29 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
 import trio
 
 from moshgrid.dht.asking import Asker
+from moshgrid.dht.inspecting import Inspecting, Inspection
 from moshgrid.dht.joining import Joining
 from moshgrid.dht.keeping import Keep
 from moshgrid.dht.limits import Limits
+from moshgrid.dht.namespaces import Namespaces, Validator
+from moshgrid.dht.publishing import Draft, Publishing, draft
 from moshgrid.dht.pushing import Pushing
 from moshgrid.dht.reading import Reading
-from moshgrid.dht.record import MAX_TTL_MS, Author, RecordReader, SignedRecord
+from moshgrid.dht.record import Author, RecordReader
 from moshgrid.dht.responder import Effect, Introduced, Responder, Saw, TellWatcher
 from moshgrid.dht.routing import RoutingTable
 from moshgrid.dht.shortlists import Shortlists
 from moshgrid.dht.store import RecordStore
-from moshgrid.dht.values import Record, check_suffix, check_ttl, encode_key, encode_value, view
+from moshgrid.dht.values import Record, encode_key, view
 from moshgrid.dht.watchers import Watchers
 from moshgrid.dht.watching import OpenWatch, Watching
 from moshgrid.dht.wire import KAD, Answer, Query
-from moshgrid.dht.writing import PutReport, Writing
-from moshgrid.p2p.errors import Closed, RecordRejected
+from moshgrid.dht.writing import ENOUGH, PutReport, Writing
+from moshgrid.p2p.errors import Closed, RecordRejected, Unreachable
 from moshgrid.p2p.host import Host, network_id
 from moshgrid.p2p.identity import PeerId
 
@@ -33,7 +36,7 @@ __all__ = ["DHTNode"]
 _LAYER = "dht"
 _JOIN_SECONDS = 10.0
 _RETURN_SECONDS = 5.0
-_MIN_DELETION_MS = 30_000
+_READS_AT_ONCE = 16
 
 
 class DHTNode:
@@ -48,7 +51,8 @@ class DHTNode:
         self.store = RecordStore(host.peer_id, limits, secret=host.rng.randbytes(16))
         self._nursery = nursery
         self._author = Author(host.identity, network)
-        self._reader = RecordReader(network)
+        self._namespaces = namespaces = Namespaces()
+        reader = RecordReader(network)
         self._asker = Asker(host, network, self.table, nursery)
         self._joining = Joining(host, self.table, self._asker)
         self._shortlists = Shortlists(network, self.table, self._asker, self._joining)
@@ -59,14 +63,21 @@ class DHTNode:
             self._asker, self._shortlists, self._pushing, nursery,
         )  # fmt: skip
         self._reading = Reading(
-            host, network, self.table, self.store, self._reader,
+            host, network, self.table, self.store, reader, namespaces,
             self._asker, self._shortlists, self._writing, nursery,
         )  # fmt: skip
         self._watching = Watching(
-            host, network, self.store, self._reader, self._asker, self._shortlists, nursery
+            host, network, self.store, reader, namespaces, self._asker, self._shortlists, nursery
+        )
+        self._publishing = Publishing(
+            host, self._author, reader, namespaces,
+            self.store, self._reading, self._writing, self._watching, self._reach,
+        )  # fmt: skip
+        self._inspecting = Inspecting(
+            host, network, self.table, self.store, reader, namespaces, self._asker, self._shortlists
         )
         self._responder = Responder(
-            network, self._reader, self.store, self.table, watchers,
+            network, reader, namespaces, self.store, self.table, watchers,
             self._asker.addrs_of, self._asker.introduced, self._watching.watched,
         )  # fmt: skip
 
@@ -121,23 +132,27 @@ class DHTNode:
         if not await self.joined(0):
             raise self._joining.unreachable()
 
-    async def put(self, key: str, value: Any, ttl: float = 600, suffix: str = "") -> PutReport:
+    async def put(
+        self, key: str, value: Any, ttl: float = 600, suffix: str = "", *, acks: int = ENOUGH
+    ) -> PutReport:
         """Stores ``value`` as this peer's record; one peer has one record per key and suffix.
 
-        Done when five storers hold it, or all there are; the others follow. Raises
-        ConfigurationError, RecordRejected (too large) and Unreachable (nobody was ever reached).
+        Done when ``acks`` storers hold it, or all there are; the others follow. Raises
+        ConfigurationError, RecordRejected (too large, or a namespace that is not open here) and
+        Unreachable (nobody was ever reached).
         """
-        raw_key, data, ttl_ms = encode_key(key), encode_value(value), check_ttl(ttl)
-        now_ms = self.host.clock.wall_ms()
-        return await self._put(self._author.sign(raw_key, data, ttl_ms, now_ms, check_suffix(suffix)))
+        return (await self._put([draft(key, value, ttl, suffix)], acks))[0]
+
+    async def put_many(
+        self, values: Mapping[str, Any], ttl: float = 600, suffix: str = "", *, acks: int = ENOUGH
+    ) -> dict[str, PutReport]:
+        """``put`` for many keys, with one message to each storer of several of them."""
+        reports = await self._put([draft(key, value, ttl, suffix) for key, value in values.items()], acks)
+        return dict(zip(values, reports, strict=True))
 
     async def delete(self, key: str, suffix: str = "") -> PutReport:
         """Takes this peer's record back: a tombstone replaces it until everybody has forgotten it."""
-        raw_key, now_ms = encode_key(key), self.host.clock.wall_ms()
-        held = self.store.find(raw_key, self._author.subkey(check_suffix(suffix)), now_ms)
-        # It has to outlive what it replaces, and no longer: tombstones count towards the quotas.
-        ttl_ms = max(held.expires - now_ms, _MIN_DELETION_MS) if held is not None else MAX_TTL_MS
-        return await self._put(self._author.sign(raw_key, b"", ttl_ms, now_ms, suffix, deleted=True))
+        return (await self._put([self._publishing.deletion(key, suffix)], ENOUGH))[0]
 
     async def get(self, key: str, author: PeerId | None = None) -> Record | None:
         """The newest record under ``key``, of ``author`` when given; None when there is none.
@@ -147,6 +162,25 @@ class DHTNode:
         records = (await self.get_all(key)).values()
         mine = [record for record in records if author is None or record.author == author]
         return max(mine, key=lambda record: (record.seq, record.subkey), default=None)
+
+    async def get_many(self, keys: Iterable[str]) -> dict[str, Record | None]:
+        """``get`` for many keys at once."""
+        found: dict[str, Record | None] = dict.fromkeys(keys)
+        at_once = trio.Semaphore(_READS_AT_ONCE)
+
+        async def read(key: str) -> None:
+            async with at_once:
+                found[key] = await self.get(key)
+
+        for key in found:
+            encode_key(key)
+        try:
+            async with trio.open_nursery() as nursery:
+                for key in found:
+                    nursery.start_soon(read, key)
+        except* Unreachable as group:  # the same for all of them
+            raise group.exceptions[0] from None
+        return found
 
     async def get_all(self, key: str) -> dict[str, Record]:
         """Every live record under ``key``, by ``author`` or ``author/suffix``."""
@@ -166,6 +200,20 @@ class DHTNode:
                 except RecordRejected:
                     continue  # signed, but not a value: nobody can use it
         return views
+
+    async def inspect(self, key: str) -> Inspection:
+        """Whom a lookup of ``key`` asks, how far and how long away they are, and what each holds."""
+        raw_key = encode_key(key)
+        await self._reach()
+        return await self._inspecting.inspect(raw_key)
+
+    def register(self, validator: Validator) -> None:
+        """Holds records of the validator's namespace, those that it lets pass."""
+        self._namespaces.register(validator)
+
+    def open_namespace(self, namespace: str) -> None:
+        """Holds any value under keys that begin with ``namespace/``."""
+        self._namespaces.open(namespace)
 
     @asynccontextmanager
     async def watch(self, key: str) -> AsyncIterator[trio.MemoryReceiveChannel[Record]]:
@@ -189,7 +237,7 @@ class DHTNode:
     def keep(self, key: str, value: Any, ttl: float = 600, suffix: str = "") -> Keep:
         """Puts a record now and refreshes it until the returned handle is closed."""
         self._check_open()
-        encode_key(key), encode_value(value), check_ttl(ttl), check_suffix(suffix)
+        draft(key, value, ttl, suffix)  # raises when something is wrong with them
         kept = Keep(self, key, value, ttl, suffix)
         self._nursery.start_soon(kept.run)
         return kept
@@ -205,17 +253,9 @@ class DHTNode:
         self._nursery.cancel_scope.cancel()
         await trio.lowlevel.checkpoint()
 
-    async def _put(self, raw: bytes) -> PutReport:
+    async def _put(self, drafts: list[Draft], acks: int) -> list[PutReport]:
         self._check_open()
-        record = self._reader.read(raw)
-        self._store_own(record)
-        await self._reach()
-        return await self._writing.put(record)
-
-    def _store_own(self, record: SignedRecord) -> None:
-        # First and at once: this peer's own watches and readers need no network to see it.
-        self.store.put(record, self.host.clock.wall_ms())
-        self._watching.saw(record)
+        return await self._publishing.put(drafts, acks)
 
     async def _reach(self) -> None:
         """Waits for the first peers; raises Unreachable when there are none."""

@@ -6,7 +6,8 @@ import trio
 
 from moshgrid.dht.asking import Asker
 from moshgrid.dht.lookup import Lookup
-from moshgrid.dht.record import RecordReader, SignedRecord, check_times, supersedes
+from moshgrid.dht.namespaces import Namespaces
+from moshgrid.dht.record import RecordReader, SignedRecord, supersedes
 from moshgrid.dht.routing import RoutingTable
 from moshgrid.dht.shortlists import Shortlists
 from moshgrid.dht.store import RecordStore
@@ -43,6 +44,7 @@ class Reading:
         table: RoutingTable,
         store: RecordStore,
         reader: RecordReader,
+        namespaces: Namespaces,
         asker: Asker,
         shortlists: Shortlists,
         writing: Writing,
@@ -53,6 +55,7 @@ class Reading:
         self._table = table
         self._store = store
         self._reader = reader
+        self._namespaces = namespaces
         self._asker = asker
         self._shortlists = shortlists
         self._writing = writing
@@ -105,7 +108,7 @@ class Reading:
         for raw in envelopes:
             try:
                 record = self._reader.read(raw, key)
-                check_times(record, now_ms)
+                self._namespaces.check_read(record, now_ms)
             except RecordRejected:
                 continue  # one bad record does not make the others bad
             records.append(record)

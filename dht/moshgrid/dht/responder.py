@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from moshgrid.dht.keys import names, point_of_key, point_of_peer, point_prefix
-from moshgrid.dht.record import RecordReader, SignedRecord, check_times
+from moshgrid.dht.namespaces import Namespaces
+from moshgrid.dht.record import RecordReader, SignedRecord
 from moshgrid.dht.routing import RoutingTable
 from moshgrid.dht.store import RecordStore
 from moshgrid.dht.watchers import Watchers
@@ -77,6 +78,7 @@ class Responder:
         self,
         network: bytes,
         reader: RecordReader,
+        namespaces: Namespaces,
         store: RecordStore,
         table: RoutingTable,
         watchers: Watchers,
@@ -86,6 +88,7 @@ class Responder:
     ) -> None:
         self._network = network
         self._reader = reader
+        self._namespaces = namespaces
         self._store = store
         self._table = table
         self._watchers = watchers
@@ -115,7 +118,7 @@ class Responder:
     def put(self, record: SignedRecord, also: bytes, now_ms: int) -> tuple[bytes, list[Effect]]:
         """Stores one verified record; returns the reject code, empty when it is held, and effects."""
         try:
-            check_times(record, now_ms)
+            self._namespaces.check(record, now_ms)
         except RecordRejected as error:
             return refused_as(error), []
         code = b""
@@ -191,7 +194,7 @@ class Responder:
         for raw in records:
             try:
                 record = self._reader.read(raw)
-                check_times(record, now_ms)
+                self._namespaces.check_read(record, now_ms)
             except RecordRejected:
                 continue  # the pusher cannot mend it, and the next one may be good
             if self._watched(record.key):

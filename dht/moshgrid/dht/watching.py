@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 import trio
 
 from moshgrid.dht.asking import Asker
-from moshgrid.dht.record import RecordReader, SignedRecord, check_times, supersedes
+from moshgrid.dht.namespaces import Namespaces
+from moshgrid.dht.record import RecordReader, SignedRecord, supersedes
 from moshgrid.dht.shortlists import Shortlists
 from moshgrid.dht.store import RecordStore
 from moshgrid.dht.values import Record, view
@@ -87,6 +88,7 @@ class Watching:
         network: bytes,
         store: RecordStore,
         reader: RecordReader,
+        namespaces: Namespaces,
         asker: Asker,
         shortlists: Shortlists,
         nursery: trio.Nursery,
@@ -95,6 +97,7 @@ class Watching:
         self._network = network
         self._store = store
         self._reader = reader
+        self._namespaces = namespaces
         self._asker = asker
         self._shortlists = shortlists
         self._nursery = nursery
@@ -209,7 +212,7 @@ class Watching:
         for raw in answer.records:
             try:
                 record = self._reader.read(raw, subject.key)
-                check_times(record, self._host.clock.wall_ms())
+                self._namespaces.check_read(record, self._host.clock.wall_ms())
             except RecordRejected:
                 continue
             self.saw(record)

@@ -20,9 +20,10 @@ from moshgrid.p2p.errors import RemoteProtocolError, Unreachable
 from moshgrid.p2p.host import Host
 from moshgrid.p2p.identity import PeerId
 
-__all__ = ["PutReport", "Writing"]
+__all__ = ["ENOUGH", "PutReport", "Writing"]
 
-_ENOUGH = 5
+ENOUGH = 5
+_LOOKUPS = 16
 _PUSHERS = 3
 _HAND_OVER_BYTES = 1024 * 1024
 
@@ -34,23 +35,51 @@ class PutReport:
     stored_at: tuple[PeerId, ...]
     refused: dict[PeerId, str]
     """Why the others do not hold it: a reject code, or what went wrong on the way."""
+    pending: tuple[PeerId, ...] = ()
+    """Who is still being asked to hold it, in the background."""
 
 
-@dataclass(slots=True)
+@dataclass(eq=False, slots=True)
 class _Progress:
-    needed: int
-    waiting: int
-    stored_at: list[PeerId]
+    record: SignedRecord
+    acks: int
+    others: list[PeerId] = field(default_factory=list)
+    """The shortlist."""
+    targets: list[PeerId] = field(default_factory=list)
+    needed: int = 0
+    stored_at: list[PeerId] = field(default_factory=list)
     refused: dict[PeerId, str] = field(default_factory=dict)
     failed: list[PeerId] = field(default_factory=list)
+    waiting: set[PeerId] = field(default_factory=set)
     enough: trio.Event = field(default_factory=trio.Event)
     finished: trio.Event = field(default_factory=trio.Event)
+
+    def aim(self, targets: list[PeerId]) -> None:
+        """Asks ``targets`` next, beside those that hold the record already."""
+        self.targets, self.waiting = targets, set(targets)
+        self.needed = min(self.acks, len(targets) + len(self.stored_at))
+        self.enough, self.finished = trio.Event(), trio.Event()
+        self.check()
+
+    def settle(self, peer: PeerId, refusal: str, *, failed: bool = False) -> None:
+        """``peer`` holds it when ``refusal`` is empty."""
+        self.waiting.discard(peer)
+        if refusal:
+            self.refused[peer] = refusal
+        else:
+            self.stored_at.append(peer)
+        if failed:
+            self.failed.append(peer)
+        self.check()
 
     def check(self) -> None:
         if not self.waiting:
             self.finished.set()
         if not self.waiting or len(self.stored_at) >= self.needed:
             self.enough.set()
+
+    def report(self) -> PutReport:
+        return PutReport(tuple(self.stored_at), dict(self.refused), tuple(sorted(self.waiting)))
 
 
 class Writing:
@@ -80,59 +109,80 @@ class Writing:
         self._handing_over = trio.Semaphore(2)
         asker.on_joined.append(lambda peer: nursery.start_soon(self._hand_over, peer))
 
-    async def put(self, record: SignedRecord) -> PutReport:
-        """Returns when five storers hold ``record``, or all that there are answered or failed."""
-        others = await self._shortlists.closest(record.key)
-        progress = await self._put_to_nearest(record, others)
-        if len(progress.stored_at) < progress.needed and progress.failed:
+    async def put(self, records: Sequence[SignedRecord], acks: int = ENOUGH) -> list[PutReport]:
+        """Returns when ``acks`` storers hold each record, or all that there are answered or failed.
+
+        What several records have to tell one storer goes in one message.
+        """
+        rounds = [_Progress(record, acks) for record in records]
+        await self._put_to_nearest(rounds)
+        lacking = [each for each in rounds if len(each.stored_at) < each.needed and each.failed]
+        if lacking:
             # Some of those that were near are gone: look who is near now, once.
-            self._shortlists.forget(record.key)
-            others = await self._shortlists.closest(record.key)
-            progress = await self._put_to_nearest(record, others, progress)
-        return PutReport(tuple(progress.stored_at), dict(progress.refused))
+            for each in lacking:
+                self._shortlists.forget(each.record.key)
+            await self._put_to_nearest(lacking, again=True)
+        return [each.report() for each in rounds]
 
-    async def _put_to_nearest(
-        self, record: SignedRecord, others: list[PeerId], before: _Progress | None = None
-    ) -> _Progress:
-        mine = self._shortlists.is_mine(record.key, others)
-        targets = others[: self._table.k - mine]
-        held = before.stored_at if before is not None else [self._host.peer_id] * mine
-        refused = before.refused if before is not None else {}
-        targets = [peer for peer in targets if peer not in held and peer not in refused]
-        also = prefixes_of(targets)
-        progress = _Progress(min(_ENOUGH, len(targets) + len(held)), len(targets), list(held), dict(refused))
-        for watcher in self._watchers.stored(record, also, self._host.clock.wall_ms()):
-            self._pushing.kick(watcher)
-        for peer in targets:
-            self._nursery.start_soon(self._put_to, peer, record, also, progress)
-        if targets:
-            self._nursery.start_soon(self._cover_failures, record, targets, progress)
-        progress.check()
-        await progress.enough.wait()
-        return progress
+    async def _put_to_nearest(self, rounds: list[_Progress], again: bool = False) -> None:
+        await self._find_storers(rounds)
+        for each in rounds:
+            self._aim(each, again)
+        for peer in dict.fromkeys(peer for each in rounds for peer in each.targets):
+            theirs = [each for each in rounds if peer in each.waiting]
+            self._nursery.start_soon(self._put_to, peer, theirs)
+        for each in rounds:
+            if each.targets:
+                self._nursery.start_soon(self._cover_failures, each)
+        for each in rounds:
+            await each.enough.wait()
 
-    async def _put_to(self, peer: PeerId, record: SignedRecord, also: bytes, progress: _Progress) -> None:
-        try:
-            code = (await self.send(peer, [record.raw], also))[0]
-            if code:
-                progress.refused[peer] = code
-            else:
-                progress.stored_at.append(peer)
-        except (Unreachable, RemoteProtocolError) as error:
-            progress.refused[peer] = str(error)
-            progress.failed.append(peer)
-        finally:
-            progress.waiting -= 1
-            progress.check()
+    async def _find_storers(self, rounds: list[_Progress]) -> None:
+        at_once = trio.Semaphore(_LOOKUPS)
 
-    async def _cover_failures(
-        self, record: SignedRecord, targets: Sequence[PeerId], progress: _Progress
-    ) -> None:
-        """Who could not be reached from here may watch at a storer, which trusted us to tell it."""
-        await progress.finished.wait()
-        if not progress.failed:
+        async def find(each: _Progress) -> None:
+            async with at_once:
+                each.others = await self._shortlists.closest(each.record.key)
+
+        if len(rounds) == 1:
+            await find(rounds[0])
             return
-        reached = [peer for peer in targets if peer not in progress.failed]
+        async with trio.open_nursery() as nursery:
+            for each in rounds:
+                nursery.start_soon(find, each)
+
+    def _aim(self, each: _Progress, again: bool) -> None:
+        mine = self._shortlists.is_mine(each.record.key, each.others)
+        if mine and not again:
+            each.stored_at.append(self._host.peer_id)
+        done = {*each.stored_at, *each.refused}
+        each.aim([peer for peer in each.others[: self._table.k - mine] if peer not in done])
+        for watcher in self._watchers.stored(
+            each.record, prefixes_of(each.targets), self._host.clock.wall_ms()
+        ):
+            self._pushing.kick(watcher)
+
+    async def _put_to(self, peer: PeerId, rounds: list[_Progress]) -> None:
+        while rounds:
+            part = rounds[: len(batches(each.record.raw for each in rounds)[0])]
+            rounds = rounds[len(part) :]
+            also = set.intersection(*(set(each.targets) for each in part))
+            try:
+                codes = await self.send(peer, [each.record.raw for each in part], prefixes_of(also))
+            except (Unreachable, RemoteProtocolError) as error:
+                for each in [*part, *rounds]:
+                    each.settle(peer, str(error), failed=True)
+                return
+            for each, code in zip(part, codes, strict=True):
+                each.settle(peer, code)
+
+    async def _cover_failures(self, each: _Progress) -> None:
+        """Who could not be reached from here may watch at a storer, which trusted us to tell it."""
+        targets, record = each.targets, each.record
+        await each.finished.wait()
+        if not each.failed:
+            return
+        reached = [peer for peer in targets if peer not in each.failed]
         for peer in reached[:_PUSHERS]:
             self._nursery.start_soon(self.send_quietly, peer, [record.raw], prefixes_of(reached))
         for watcher in self._watchers.stored(record, prefixes_of(reached), self._host.clock.wall_ms()):

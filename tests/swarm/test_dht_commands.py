@@ -1,0 +1,91 @@
+"""``moshgrid dht``, started as a user would, beside a node in this process."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+
+from moshgrid.dht import DHT
+from moshgrid.p2p import Node
+
+SCHEMAS = Path(__file__).parents[2] / "docs/schemas"
+COMMAND = [sys.executable, "-c", "from moshgrid.swarm.cli import main; main()", "dht"]
+LISTEN = "/ip4/127.0.0.1/tcp/0"
+
+
+@pytest.fixture(scope="module")
+def dht() -> Iterator[DHT]:
+    with Node([LISTEN], network="cli") as node:
+        yield DHT(node)
+
+
+def run(dht: DHT, *arguments: str, status: int = 0) -> str:
+    done = subprocess.run(
+        [*COMMAND, *arguments, "--join", dht.node.link, "--listen", LISTEN],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert (done.returncode, done.stderr) == (status, ""), done
+    return done.stdout
+
+
+def checked(kind: str, text: str) -> Any:
+    value = json.loads(text)
+    jsonschema.validate(value, json.loads((SCHEMAS / f"dht-{kind}.schema.json").read_text()))
+    return value
+
+
+def test_what_is_put_is_seen_by_get_inspect_and_the_node(dht: DHT, tmp_path: Path) -> None:
+    key = ("--identity", str(tmp_path / "k"))
+    put = checked("put", run(dht, "put", "services/gpu", '{"vram": 24}', "--ttl", "60", *key, "--json"))
+    assert put["stored_at"] == [dht.peer_id] and not put["refused"]
+    again = checked("put", run(dht, "put", "services/gpu", "plain text", *key, "--suffix", "s", "--json"))
+    assert again["author"] == put["author"]
+    assert dht.get_all("services/gpu")[put["author"]].value == {"vram": 24}
+    got = checked("get", run(dht, "get", "services/gpu", "--json"))
+    assert [record["value"] for record in got["records"]] == ["plain text", {"vram": 24}]
+    seen = checked("inspect", run(dht, "inspect", "services/gpu", "--json"))
+    assert [asked["peer"] for asked in seen["asked"]] == [dht.peer_id]
+    assert [dht.peer_id in record["holders"] for record in seen["records"]] == [True, True]
+    assert "1 peers asked" in run(dht, "inspect", "services/gpu")
+    assert f"{put['author']}/s" in run(dht, "get", "services/gpu")
+
+
+def test_a_missing_key_is_exit_status_1(dht: DHT) -> None:
+    assert checked("get", run(dht, "get", "missing", "--json", status=1))["records"] == []
+    assert run(dht, "get", "missing", status=1) == ""
+
+
+def test_watch_prints_each_record(dht: DHT) -> None:
+    dht.put("watched", [1, b"\x02"])
+    dht.put("watched", 3, suffix="s")
+    lines = run(dht, "watch", "watched", "--count", "2", "--json").splitlines()
+    values = [checked("watch", line)["value"] for line in lines]
+    assert values == [[1, "02"], 3] or values == [3, [1, "02"]]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "text"),
+    [
+        (["put", "k", "1", "--ttl", "5"], 2, "ttl=5.0 is not allowed"),
+        (["put", "other/k", "1"], 1, "'other' is not open"),
+        (["get", "k" * 200], 2, "1 to 128 bytes"),
+    ],
+)
+def test_a_mistake_is_one_line_on_stderr(dht: DHT, arguments: list[str], status: int, text: str) -> None:
+    done = subprocess.run(
+        [*COMMAND, *arguments, "--join", dht.node.link, "--listen", LISTEN],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == status and done.stdout == ""
+    assert text in done.stderr and done.stderr.count("\n") == 1, done.stderr
