@@ -11,6 +11,7 @@ import pytest
 from moshgrid.dht.keys import point_of_key, point_of_peer, prefixes_of
 from moshgrid.dht.limits import Limits
 from moshgrid.dht.namespaces import Namespaces
+from moshgrid.dht.rates import Rates
 from moshgrid.dht.record import RecordReader, SignedRecord
 from moshgrid.dht.responder import Introduced, Reply, Responder, Saw, TellWatcher
 from moshgrid.dht.routing import RoutingTable
@@ -60,9 +61,10 @@ class Bench:
             self.store,
             self.table,
             Watchers(self.limits),
-            lambda peer: [f"/memory/1/p2p/{peer}"],
+            lambda peer: entry_of(peer, [f"/memory/1/p2p/{peer}"]),
             self.introduced,
             self.watched.__contains__,
+            Rates(self.limits),
         )
 
     def ask(self, query: Query, sender: PeerId = ASKER) -> Reply:
@@ -93,8 +95,8 @@ def test_other_networks_are_refused(query: Query) -> None:
 
 def test_ping_tells_where_we_listen_and_introduces_the_sender() -> None:
     reply = Bench().ask(Ping(NET, ME))
-    assert reply.answer == Pong(entry_of(OWN, [f"/memory/1/p2p/{OWN}"]))
-    assert reply.effects == [Introduced(ASKER, ME.multiaddrs)]
+    assert reply.answer == Pong(entry_of(OWN, [f"/memory/1/p2p/{OWN}"]), NOW)
+    assert reply.effects == [Introduced(ME)]
 
 
 def test_nobody_is_introduced_by_another() -> None:

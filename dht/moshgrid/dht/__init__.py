@@ -5,6 +5,7 @@ already runs inside a node's loop.
 """
 
 from moshgrid.dht.async_dht import AsyncDHT, AsyncKept, AsyncRecordWatch
+from moshgrid.dht.config import DHTConfig
 from moshgrid.dht.dht import DHT, Kept, RecordWatch
 from moshgrid.dht.dht_node import DHTNode
 from moshgrid.dht.inspecting import AskedPeer, HeldRecord, Inspection
@@ -20,6 +21,7 @@ __all__ = [
     "AsyncDHT",
     "AsyncKept",
     "AsyncRecordWatch",
+    "DHTConfig",
     "DHTNode",
     "HeldRecord",
     "Inspection",

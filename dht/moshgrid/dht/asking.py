@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from typing import Any
 
 import trio
 
+from moshgrid.dht.clock_comparison import ClockComparison
+from moshgrid.dht.disjoint_paths import DisjointLookup
+from moshgrid.dht.diversity import Placing
 from moshgrid.dht.keys import prefixes_of
 from moshgrid.dht.lookup import Answered, Ask, Done, Effect, Event, Failed, Lookup
+from moshgrid.dht.peer_records import PeerRecords
 from moshgrid.dht.routing import RoutingTable
-from moshgrid.dht.wire import KAD, Answer, FindNode, Found, PeerEntry, Ping, Pong, Query, Refusal, entry_of
+from moshgrid.dht.wire import KAD, Answer, FindNode, Found, PeerEntry, Ping, Pong, Query, Refusal
 from moshgrid.p2p.errors import MoshgridError, RemoteProtocolError, Unreachable
 from moshgrid.p2p.host import Host
 from moshgrid.p2p.identity import PeerId
@@ -23,16 +28,33 @@ _AT_ONCE = 24  # per peer; a peer refuses more than 32
 _REDIALS = (0.5, 2.0, 5.0, 15.0, 45.0)
 _MAX_INTRODUCTIONS = 64
 
+_STRANGERS = {b"WRONG_NETWORK": "belongs to another network", b"CLIENT": "only asks, and answers nothing"}
+
 Listener = Callable[[PeerId], None]
 
 
 class Asker:
     """Sends queries; keeps the table true to who answers; tells listeners who joined and who left it."""
 
-    def __init__(self, host: Host, network: bytes, table: RoutingTable, nursery: trio.Nursery) -> None:
+    def __init__(
+        self,
+        host: Host,
+        network: bytes,
+        table: RoutingTable,
+        records: PeerRecords,
+        nursery: trio.Nursery,
+        *,
+        placing: Placing,
+        client: bool,
+    ) -> None:
         self._host = host
         self._network = network
         self._table = table
+        self._records = records
+        self._client = client
+        self.placing = placing
+        """Where a peer is, for the caps on address blocks."""
+        self.clocks = ClockComparison()
         self._nursery = nursery
         self._lanes: dict[PeerId, trio.Semaphore] = {}
         self._redialling: set[PeerId] = set()
@@ -66,17 +88,20 @@ class Asker:
         finally:
             if lane.value == _AT_ONCE:
                 self._lanes.pop(peer, None)
-        if isinstance(answer, Refusal) and answer.code == b"WRONG_NETWORK":
+        if isinstance(answer, Refusal) and answer.code in _STRANGERS:
             self._table.remove(peer)
-            raise RemoteProtocolError(peer, "belongs to another network")
+            raise RemoteProtocolError(peer, _STRANGERS[answer.code])
         self._answered(peer)
         self._learn(peer, answer)
         return answer
 
     async def ping(self, peer: PeerId) -> bool:
         """True when ``peer`` answered."""
+        sent = self._host.clock.wall_ms()
         try:
-            await self.ask(peer, Ping(self._network, self._me()))
+            answer = await self.ask(peer, Ping(self._network, self._me()))
+            if isinstance(answer, Pong) and answer.wall_ms:
+                self.clocks.heard(peer, answer.wall_ms, sent, self._host.clock.wall_ms())
         except (Unreachable, RemoteProtocolError):
             return False
         return True
@@ -86,20 +111,19 @@ class Asker:
         answer = await self.ask(peer, FindNode(self._network, self._me(), point.to_bytes(32)))
         return closer_of(answer)
 
-    async def find_closest(self, point: int, seeds: Iterable[PeerId] = ()) -> Done:
-        """The ``k`` live peers nearest to ``point``, by an iterative lookup."""
-        lookup = Lookup(
-            point,
-            [*self._table.closest(point, self._table.k), *seeds],
-            own=self._table.own,
-            need=self._table.k,
-        )
+    async def find_closest(self, point: int, seeds: Iterable[PeerId] = (), *, disjoint: bool = False) -> Done:
+        """The ``k`` live peers nearest to ``point``, by an iterative lookup, over several paths if asked."""
+        known = dict.fromkeys([*self._table.closest(point, self._table.k), *seeds])
+        options: dict[str, Any] = {"own": self._table.own, "need": self._table.k, "placing": self.placing}
+        lookup = (DisjointLookup if disjoint else Lookup)(point, known, **options)
         me, target = self._me(), point.to_bytes(32)
-        return await self.look_up(lookup, lambda a: FindNode(self._network, me, target, prefixes_of(a.skip)))
+        done = await self.look_up(lookup, lambda a: FindNode(self._network, me, target, prefixes_of(a.skip)))
+        self._table.looked_at(point, self._host.clock.now())
+        return done
 
     async def look_up(
         self,
-        lookup: Lookup,
+        lookup: Lookup | DisjointLookup,
         question: Callable[[Ask], Query],
         heard: Callable[[PeerId, Answer], None] = lambda peer, answer: None,
     ) -> Done:
@@ -136,9 +160,10 @@ class Asker:
                     happened = await receive.receive()
                 effects = lookup.handle(happened, trio.current_time())
 
-    def introduce(self, peer: PeerId, addrs: Iterable[str]) -> None:
-        """``peer`` asked us something: when the table has room for it, it is asked back."""
-        self._host.network.learn_addrs(peer, tuple(addrs))
+    def introduce(self, entry: PeerEntry) -> None:
+        """A peer asked us something: when the table has room for it, it is asked back."""
+        peer = entry.peer
+        self._learn_from(entry)
         if peer in self.introduced or len(self.introduced) >= _MAX_INTRODUCTIONS:
             return
         if not self._table.wants(peer):
@@ -152,33 +177,33 @@ class Asker:
         finally:
             self.introduced.pop(peer, None)
 
-    def addrs_of(self, peer: PeerId) -> tuple[str, ...]:
-        """Where a peer, or this one, can be dialled."""
-        network = self._host.network
-        return network.addrs if peer == self._table.own else network.addrs_of(peer)
-
-    def _me(self) -> PeerEntry:
-        return entry_of(self._host.peer_id, self._host.network.addrs)
+    def _me(self) -> PeerEntry | None:
+        return None if self._client else self._records.me()
 
     def _learn(self, peer: PeerId, answer: Answer) -> None:
         match answer:
             case Pong(me=entry) if entry.peer == peer:
-                self._learn_entries([entry])
+                self._learn_from(entry)
             case Found(closer=closer):
-                self._learn_entries(entry for entry in closer if not self._table.is_live(entry.peer))
+                for entry in closer:
+                    self._records.learn(entry)
 
-    def _learn_entries(self, entries: Iterable[PeerEntry]) -> None:
-        for entry in entries:
-            if entry.addrs and entry.peer != self._table.own:
-                self._host.network.learn_addrs(entry.peer, entry.multiaddrs)
+    def _learn_from(self, entry: PeerEntry) -> None:
+        """``entry`` came from the peer itself."""
+        if not self._records.learn(entry) and entry.addrs:
+            self._host.network.learn_addrs(entry.peer, entry.multiaddrs)
 
     def _answered(self, peer: PeerId) -> None:
         self.answered.set()
         change = self._table.answered(peer, self._host.clock.now())
         if change.ping is not None:
             self._nursery.start_soon(self.ping, change.ping)
+        if change.removed is not None:
+            self._tell(self.on_left, change.removed)
         if change.joined:
             self._tell(self.on_joined, peer)
+            if not self._records.has(peer):
+                self._nursery.start_soon(self.ping, peer)  # its answer brings its record
 
     def _failed(self, peer: PeerId) -> None:
         was_live = self._table.is_live(peer)

@@ -8,6 +8,7 @@ from functools import partial
 from types import TracebackType
 from typing import Any
 
+from moshgrid.dht.config import DHTConfig
 from moshgrid.dht.dht_node import DHTNode
 from moshgrid.dht.inspecting import Inspection
 from moshgrid.dht.keeping import Keep
@@ -26,19 +27,22 @@ __all__ = ["AsyncDHT", "AsyncKept", "AsyncRecordWatch"]
 class AsyncDHT:
     """See ``DHT``: the same names and arguments; ``async with AsyncDHT.join(link) as dht``, or await it."""
 
-    def __init__(self, node: AsyncNode) -> None:
+    def __init__(self, node: AsyncNode, config: DHTConfig | None = None) -> None:
         self.node = node
+        self._config = config
         self._owns_node = False
         self._join_timeout: float | None = None
         self._inner: DHTNode | None = None
 
     @classmethod
-    def join(cls, link: str | Link, *, timeout: float = 15.0, **kwargs: Any) -> AsyncDHT:
+    def join(
+        cls, link: str | Link, *, timeout: float = 15.0, config: DHTConfig | None = None, **kwargs: Any
+    ) -> AsyncDHT:
         """Joins the network of ``link`` when awaited or entered; ``kwargs`` are those of ``AsyncNode``.
 
         Raises Unreachable when none of its addresses answers within ``timeout`` seconds.
         """
-        dht = cls(AsyncNode.from_link(link, **kwargs))
+        dht = cls(AsyncNode.from_link(link, **kwargs), config)
         dht._owns_node = True
         dht._join_timeout = timeout
         return dht
@@ -47,7 +51,7 @@ class AsyncDHT:
         if self._inner is None:
             try:
                 await self.node
-                self._inner = await self.node.call(_node_of, self.node)
+                self._inner = await self.node.call(_node_of, self.node, self._config)
                 if self._join_timeout is not None:
                     await self.node.call(self._inner.join, self._join_timeout)
             except BaseException:
@@ -194,8 +198,8 @@ class AsyncRecordWatch:
         await self.close()
 
 
-async def _node_of(node: AsyncNode) -> DHTNode:
-    return await DHTNode.of(node.host)
+async def _node_of(node: AsyncNode, config: DHTConfig | None) -> DHTNode:
+    return await DHTNode.of(node.host, config)
 
 
 async def _now(change: Callable[[Any], None], argument: Any) -> None:

@@ -8,6 +8,7 @@ from functools import partial
 from types import TracebackType
 from typing import Any
 
+from moshgrid.dht.config import DHTConfig
 from moshgrid.dht.dht_node import DHTNode
 from moshgrid.dht.inspecting import Inspection
 from moshgrid.dht.keeping import Keep
@@ -29,20 +30,22 @@ class DHT:
     asyncio use ``AsyncDHT``.
     """
 
-    def __init__(self, node: Node) -> None:
+    def __init__(self, node: Node, config: DHTConfig | None = None) -> None:
         self.node = node
         self._owns_node = False
-        self._inner: DHTNode = node.call(_node_of, node)
+        self._inner: DHTNode = node.call(_node_of, node, config)
 
     @classmethod
-    def join(cls, link: str | Link, *, timeout: float = 15.0, **kwargs: Any) -> DHT:
+    def join(
+        cls, link: str | Link, *, timeout: float = 15.0, config: DHTConfig | None = None, **kwargs: Any
+    ) -> DHT:
         """Joins the network of ``link``; ``kwargs`` are those of ``Node``.
 
         Raises Unreachable when none of its addresses answers within ``timeout`` seconds.
         """
         node = Node.from_link(link, **kwargs)
         try:
-            dht = cls(node)
+            dht = cls(node, config)
             node.call(dht._inner.join, timeout)
         except BaseException:
             node.close()
@@ -197,8 +200,8 @@ class RecordWatch:
         self.close()
 
 
-async def _node_of(node: Node) -> DHTNode:
-    return await DHTNode.of(node.host)
+async def _node_of(node: Node, config: DHTConfig | None) -> DHTNode:
+    return await DHTNode.of(node.host, config)
 
 
 async def _now(change: Callable[[Any], None], argument: Any) -> None:

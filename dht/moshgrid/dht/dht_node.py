@@ -9,25 +9,30 @@ from typing import Any
 import trio
 
 from moshgrid.dht.asking import Asker
+from moshgrid.dht.config import DHTConfig
+from moshgrid.dht.diversity import placing_by
+from moshgrid.dht.finding import Finding
 from moshgrid.dht.inspecting import Inspecting, Inspection
 from moshgrid.dht.joining import Joining
 from moshgrid.dht.keeping import Keep
-from moshgrid.dht.limits import Limits
 from moshgrid.dht.namespaces import Namespaces, Validator
+from moshgrid.dht.peer_records import PeerRecords
 from moshgrid.dht.publishing import Draft, Publishing, draft
 from moshgrid.dht.pushing import Pushing
+from moshgrid.dht.rates import Rates
 from moshgrid.dht.reading import Reading
 from moshgrid.dht.record import Author, RecordReader
+from moshgrid.dht.republishing import Republishing
 from moshgrid.dht.responder import Effect, Introduced, Responder, Saw, TellWatcher
 from moshgrid.dht.routing import RoutingTable
 from moshgrid.dht.shortlists import Shortlists
 from moshgrid.dht.store import RecordStore
-from moshgrid.dht.values import Record, encode_key, view
+from moshgrid.dht.values import Record, encode_key
 from moshgrid.dht.watchers import Watchers
 from moshgrid.dht.watching import OpenWatch, Watching
 from moshgrid.dht.wire import KAD, Answer, Query
 from moshgrid.dht.writing import ENOUGH, PutReport, Writing
-from moshgrid.p2p.errors import Closed, RecordRejected, Unreachable
+from moshgrid.p2p.errors import Closed, ConfigurationError
 from moshgrid.p2p.host import Host, network_id
 from moshgrid.p2p.identity import PeerId
 
@@ -35,27 +40,30 @@ __all__ = ["DHTNode"]
 
 _LAYER = "dht"
 _JOIN_SECONDS = 10.0
-_RETURN_SECONDS = 5.0
-_READS_AT_ONCE = 16
 
 
 class DHTNode:
     """Signed, expiring records under group keys, held by the peers nearest to each key."""
 
-    def __init__(self, host: Host, nursery: trio.Nursery, limits: Limits | None = None) -> None:
+    def __init__(self, host: Host, nursery: trio.Nursery, config: DHTConfig | None = None) -> None:
         """Use ``DHTNode.of``."""
-        limits = limits or Limits()
+        config = config or DHTConfig()
+        limits = config.limits
         network = network_id(host.network_name)
         self.host = host
-        self.table = RoutingTable(host.peer_id)
+        placing = placing_by(host.network.addrs_of, config.exempt_local)
+        self.table = RoutingTable(host.peer_id, placing=placing)
+        records = PeerRecords(host)
         self.store = RecordStore(host.peer_id, limits, secret=host.rng.randbytes(16))
         self._nursery = nursery
         self._author = Author(host.identity, network)
         self._namespaces = namespaces = Namespaces()
         reader = RecordReader(network)
-        self._asker = Asker(host, network, self.table, nursery)
-        self._joining = Joining(host, self.table, self._asker)
-        self._shortlists = Shortlists(network, self.table, self._asker, self._joining)
+        self._asker = Asker(
+            host, network, self.table, records, nursery, placing=placing, client=config.client
+        )
+        self._joining = Joining(host, self.table, self._asker, config.peers_file)
+        self._shortlists = Shortlists(network, self.table, self._asker, self._joining, config.client)
         watchers = Watchers(limits)
         self._pushing = Pushing(host, network, watchers, self._asker, nursery)
         self._writing = Writing(
@@ -76,17 +84,24 @@ class DHTNode:
         self._inspecting = Inspecting(
             host, network, self.table, self.store, reader, namespaces, self._asker, self._shortlists
         )
+        self._finding = Finding(host, self._reading, self._joining, self._author, self._reach)
+        self._republishing = Republishing(
+            host, network, self.table, self.store, reader, self._asker, self._shortlists, self._writing
+        )
         self._responder = Responder(
             network, reader, namespaces, self.store, self.table, watchers,
-            self._asker.addrs_of, self._asker.introduced, self._watching.watched,
+            records.entry, self._asker.introduced, self._watching.watched, Rates(limits), config.client,
         )  # fmt: skip
 
     @classmethod
-    async def of(cls, host: Host, limits: Limits | None = None) -> DHTNode:
-        """The node of ``host``: made, serving and joining when this is the first call."""
+    async def of(cls, host: Host, config: DHTConfig | None = None) -> DHTNode:
+        """The node of ``host``: made, serving and joining when this is the first call.
+
+        ``config`` is for that one; whoever comes later gets the node as it is.
+        """
         node = cls._open_at(host)
         if node is None:
-            started: DHTNode = await host.nursery.start(cls._run, host, limits)
+            started: DHTNode = await host.nursery.start(cls._run, host, config)
             return started
         return node
 
@@ -96,19 +111,21 @@ class DHTNode:
         return node if isinstance(node, DHTNode) and not node.closed else None
 
     @classmethod
-    async def _run(cls, host: Host, limits: Limits | None, *, task_status: Any) -> None:
+    async def _run(cls, host: Host, config: DHTConfig | None, *, task_status: Any) -> None:
         if (other := cls._open_at(host)) is not None:  # two callers at once
             task_status.started(other)
             return
         async with trio.open_nursery() as nursery:
-            node = cls(host, nursery, limits)
+            node = cls(host, nursery, config)
             host.layers[_LAYER] = node
             try:
                 host.requests.serve(KAD, node._answer)
                 nursery.start_soon(node._joining.run)
+                nursery.start_soon(node._republishing.run)
                 task_status.started(node)
                 await trio.sleep_forever()
             finally:
+                node._joining.save()
                 node._asker.close()
 
     @property
@@ -119,7 +136,7 @@ class DHTNode:
     async def joined(self, timeout: float) -> bool:
         """True as soon as another peer has answered, at once when there is nobody to join."""
         self._check_open()
-        if not self.host.bootstrap:
+        if not self._joining.has_entrance:
             return True
         with trio.move_on_after(timeout):
             await self._asker.answered.wait()
@@ -159,53 +176,20 @@ class DHTNode:
 
         Raises Unreachable when the network cannot be reached at all.
         """
-        records = (await self.get_all(key)).values()
-        mine = [record for record in records if author is None or record.author == author]
-        return max(mine, key=lambda record: (record.seq, record.subkey), default=None)
+        return await self._finding.newest(key, author)
 
     async def get_many(self, keys: Iterable[str]) -> dict[str, Record | None]:
         """``get`` for many keys at once."""
-        found: dict[str, Record | None] = dict.fromkeys(keys)
-        at_once = trio.Semaphore(_READS_AT_ONCE)
-
-        async def read(key: str) -> None:
-            async with at_once:
-                found[key] = await self.get(key)
-
-        for key in found:
-            encode_key(key)
-        try:
-            async with trio.open_nursery() as nursery:
-                for key in found:
-                    nursery.start_soon(read, key)
-        except* Unreachable as group:  # the same for all of them
-            raise group.exceptions[0] from None
-        return found
+        return await self._finding.many(keys)
 
     async def get_all(self, key: str) -> dict[str, Record]:
         """Every live record under ``key``, by ``author`` or ``author/suffix``."""
-        raw_key = encode_key(key)
-        await self._reach()
-        merged, answers = await self._reading.get(raw_key)
-        if not answers and self.host.bootstrap and not self._joining.first_here:
-            if not await self._joining.in_company(_RETURN_SECONDS):
-                raise self._joining.unreachable()
-            merged, answers = await self._reading.get(raw_key)
-        views: dict[str, Record] = {}
-        for record in merged.values():
-            self._author.saw(record)
-            if not record.deleted:
-                try:
-                    views[record.name] = view(record, self.host.clock.wall_ms)
-                except RecordRejected:
-                    continue  # signed, but not a value: nobody can use it
-        return views
+        return await self._finding.all(key)
 
     async def inspect(self, key: str) -> Inspection:
         """Whom a lookup of ``key`` asks, how far and how long away they are, and what each holds."""
-        raw_key = encode_key(key)
         await self._reach()
-        return await self._inspecting.inspect(raw_key)
+        return await self._inspecting.inspect(encode_key(key))
 
     def register(self, validator: Validator) -> None:
         """Holds records of the validator's namespace, those that it lets pass."""
@@ -255,6 +239,8 @@ class DHTNode:
 
     async def _put(self, drafts: list[Draft], acks: int) -> list[PutReport]:
         self._check_open()
+        if self._asker.clocks.is_useless:
+            raise ConfigurationError(f"{self._asker.clocks}: nobody would take what it signs; set it first")
         return await self._publishing.put(drafts, acks)
 
     async def _reach(self) -> None:
@@ -278,8 +264,8 @@ class DHTNode:
                 self._watching.saw(record)
             case TellWatcher(peer):
                 self._pushing.kick(peer)
-            case Introduced(peer, addrs):
-                self._asker.introduce(peer, addrs)
+            case Introduced(entry):
+                self._asker.introduce(entry)
 
     def _check_open(self) -> None:
         if self.closed:

@@ -91,7 +91,7 @@ class Inspecting:
         """One thorough lookup."""
         point = self._shortlists.point(key)
         seeds = self._table.closest(point, self._table.k)
-        lookup = Lookup(point, seeds, own=self._table.own, need=self._table.k)
+        lookup = Lookup(point, seeds, own=self._table.own, need=self._table.k, placing=self._asker.placing)
         query = GetRecords(self._network, key)
         hops = dict.fromkeys(seeds, 1)
         asked_at: dict[PeerId, float] = {}

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
+import os
 from contextlib import suppress
 
 import trio
 
 from moshgrid.dht.asking import Asker
+from moshgrid.dht.good_peers import load_addrs, save_addrs
 from moshgrid.dht.routing import RoutingTable
 from moshgrid.p2p.errors import RemoteProtocolError, Unreachable
 from moshgrid.p2p.host import Host
@@ -20,13 +23,26 @@ _SELF_LOOKUPS = (2.0, 10.0, 60.0, 600.0)
 """Seconds between lookups of this peer's own point: peers that joined in the same moment may have
 missed each other, and near ones come and go."""
 _BOOTSTRAP_CHECK = 60.0
+_REFRESH_SECONDS = 600.0
+_CLOCKS = 8
+
+_log = logging.getLogger("moshgrid.dht")
 
 
 class Joining:
     """Dials the bootstrap peers, asks who is near, and does so again when everybody is gone."""
 
-    def __init__(self, host: Host, table: RoutingTable, asker: Asker) -> None:
+    def __init__(
+        self,
+        host: Host,
+        table: RoutingTable,
+        asker: Asker,
+        peers_file: str | os.PathLike[str] | None = None,
+    ) -> None:
         self._host = host
+        self._peers_file = peers_file
+        saved = load_addrs(peers_file, host.network_name) if peers_file is not None else ()
+        self._entrances = tuple(dict.fromkeys((*host.bootstrap, *saved)))
         self._table = table
         self._asker = asker
         self._attempts: dict[str, str] = {}
@@ -35,17 +51,22 @@ class Joining:
         """Set when the peers near this one have been asked, or there is nobody to join."""
         self.first_here = False
         """True when a bootstrap peer is there but knows of nobody else with a DHT."""
-        if not host.bootstrap:
+        if not self._entrances:
             self.ready.set()
         self._company = trio.Event()
         asker.on_joined.append(lambda peer: self._company.set())
         asker.on_left.append(self._left)
 
+    @property
+    def has_entrance(self) -> bool:
+        """True when there is anybody to join through."""
+        return bool(self._entrances)
+
     async def run(self) -> None:
         """Joins and keeps joined, until cancelled."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._look_around)
-            if self._host.bootstrap:
+            if self._entrances:
                 await self._keep_bootstrapped()
 
     async def in_company(self, timeout: float) -> bool:
@@ -56,7 +77,7 @@ class Joining:
 
     def unreachable(self) -> Unreachable:
         """Why nobody could be joined."""
-        attempts = [(addr, self._attempts.get(addr, "not tried yet")) for addr in self._host.bootstrap]
+        attempts = [(addr, self._attempts.get(addr, "not tried yet")) for addr in self._entrances]
         return Unreachable(f"the network {self._host.network_name!r}", attempts)
 
     async def _keep_bootstrapped(self) -> None:
@@ -64,12 +85,13 @@ class Joining:
         while True:
             self._alone = trio.Event()
             async with trio.open_nursery() as nursery:
-                for addr in self._host.bootstrap:
+                for addr in self._entrances:
                     nursery.start_soon(self._bootstrap, addr)
             if len(self._table):
                 failures = 0
                 if not self.ready.is_set():
-                    await self._asker.find_closest(self._table.own_point)
+                    # Over disjoint paths: one bootstrap peer that lies must not choose our neighbours.
+                    await self._asker.find_closest(self._table.own_point, disjoint=True)
                     self.ready.set()
                     self._host.events.emit("joined", peers=len(self._table))
                 with trio.move_on_after(_BOOTSTRAP_CHECK * self._host.rng.uniform(0.8, 1.2)):
@@ -118,6 +140,33 @@ class Joining:
             delay = _SELF_LOOKUPS[min(number, len(_SELF_LOOKUPS) - 1)]
             await trio.sleep(delay * self._host.rng.uniform(0.8, 1.2))
             await self._asker.find_closest(self._table.own_point)
+            if number > 0:
+                await self._refresh()
+                await self._compare_clocks()
+                self.save()
+
+    async def _refresh(self) -> None:
+        """Looks up a point in each bucket that was not looked at for long."""
+        before = self._host.clock.now() - _REFRESH_SECONDS
+        for point in self._table.stale_points(before, self._host.rng):
+            await self._asker.find_closest(point)
+
+    async def _compare_clocks(self) -> None:
+        async with trio.open_nursery() as nursery:
+            for peer in self._host.rng.sample(live := self._table.live_peers(), min(len(live), _CLOCKS)):
+                nursery.start_soon(self._asker.ping, peer)
+        if self._asker.clocks.is_off:
+            _log.warning("%s; set it, for example by NTP", self._asker.clocks)
+
+    def save(self) -> None:
+        """Remembers who is live, for the next start."""
+        if self._peers_file is None:
+            return
+        network = self._host.network
+        newest = reversed(self._table.live_peers())
+        addrs = [addr for peer in newest for addr in network.addrs_of(peer)[:1]]
+        if addrs:  # who is alone now would rather remember whom it knew
+            save_addrs(self._peers_file, self._host.network_name, addrs)
 
     def _left(self, peer: PeerId) -> None:
         if not len(self._table):

@@ -25,3 +25,10 @@ class Limits:
     """Of all keys together."""
     watch_seconds: float = 60.0
     """How long a watcher hears of a key without renewing."""
+    puts_per_second: float = 20.0
+    """Messages that one peer may have records stored by, or push by; each holds up to 64."""
+    puts_at_once: float = 100.0
+    signatures_per_second: float = 1_000.0
+    """Checked for all peers together; what comes beyond is refused as QUOTA."""
+    bad_signatures_per_minute: float = 20.0
+    """Of one peer; beyond, nothing is taken from it for a minute."""

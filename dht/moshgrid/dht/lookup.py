@@ -8,6 +8,8 @@ end, but a late answer still counts: the peer is alive, only slow.
 An answer holds few names, and after a mass failure most of them are of the dead: peers that live but
 lie behind those would never be heard of. So when peers nearer than the result failed, the nearest
 ``alpha`` of the result are asked once more, for names other than those.
+
+Of peers that lie about as near, few may come from one address block (see ``diversity``).
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from dataclasses import dataclass
 from enum import Enum
 from itertools import islice
 
+from moshgrid.dht.diversity import Place, Placing, diverse
 from moshgrid.dht.keys import point_of_peer
 from moshgrid.p2p.identity import PeerId
 from moshgrid.p2p.machine import DeadlinePassed
@@ -89,6 +92,7 @@ class Lookup:
         max_asks: int = 200,
         thorough: bool = True,
         distance_point: Callable[[PeerId], int] = point_of_peer,
+        placing: Placing = lambda peer: None,
     ) -> None:
         self._target = target
         self._own = own
@@ -101,6 +105,8 @@ class Lookup:
         self._skipped: frozenset[PeerId] = frozenset()
         self._again: set[PeerId] = set()
         self._point = distance_point
+        self._placing = placing
+        self._places: dict[PeerId, Place] = {}
         self._states: dict[PeerId, _State] = {}
         self._order: list[tuple[int, PeerId]] = []
         self._waiting: dict[PeerId, float] = {}
@@ -128,6 +134,7 @@ class Lookup:
             case Answered(peer, closer):
                 if self._states.get(peer) in (_State.ASKED, _State.SLOW):
                     self._settle(peer, _State.ANSWERED)
+                    self._locate(peer)  # by now it is known at which of its addresses it is
                     self._hear(closer)
             case Failed(peer):
                 if self._states.get(peer) in (_State.ASKED, _State.SLOW):
@@ -147,15 +154,27 @@ class Lookup:
                 continue  # not a peer id: whoever named it wasted one place of its answer
             self._states[peer] = _State.HEARD
             insort(self._order, (distance, peer))
+            self._locate(peer)
+
+    def _locate(self, peer: PeerId) -> None:
+        if (place := self._placing(peer)) is not None:
+            self._places[peer] = place
+        else:
+            self._places.pop(peer, None)
 
     def _settle(self, peer: PeerId, state: _State) -> None:
         self._states[peer] = state
         self._waiting.pop(peer, None)
 
-    def _hopeful(self) -> Iterator[PeerId]:
-        """The nearest ``need`` peers that neither failed nor are slow."""
+    def _hopeful(self) -> Iterable[PeerId]:
+        """The nearest ``need`` peers that neither failed nor are slow, within the caps."""
         bad = (_State.FAILED, _State.SLOW)
-        return islice((peer for _, peer in self._order if self._states[peer] not in bad), self._need)
+        return self._nearest(peer for _, peer in self._order if self._states[peer] not in bad)
+
+    def _nearest(self, peers: Iterator[PeerId]) -> Iterable[PeerId]:
+        if not self._places:
+            return islice(peers, self._need)
+        return diverse(((self._places.get(peer), peer) for peer in peers), self._need)
 
     def _advance(self, now: float) -> Sequence[Effect]:
         assert self._ends_at is not None, "start() comes first"
@@ -200,4 +219,4 @@ class Lookup:
     def _end(self, complete: bool) -> Done:
         self._over = True
         answered = (peer for _, peer in self._order if self._states[peer] is _State.ANSWERED)
-        return Done(tuple(islice(answered, self._need)), complete)
+        return Done(tuple(self._nearest(answered)), complete)

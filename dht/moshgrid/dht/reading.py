@@ -5,6 +5,7 @@ from __future__ import annotations
 import trio
 
 from moshgrid.dht.asking import Asker
+from moshgrid.dht.disjoint_paths import DisjointLookup
 from moshgrid.dht.lookup import Lookup
 from moshgrid.dht.namespaces import Namespaces
 from moshgrid.dht.record import RecordReader, SignedRecord, supersedes
@@ -66,7 +67,15 @@ class Reading:
         known = self._shortlists.known(key)
         point = self._shortlists.point(key)
         seeds = known if known is not None else self._table.closest(point, self._table.k)
-        lookup = Lookup(point, seeds, own=self._table.own, need=_ANSWERS, alpha=_ANSWERS, thorough=False)
+        lookup = Lookup(
+            point,
+            seeds,
+            own=self._table.own,
+            need=_ANSWERS,
+            alpha=_ANSWERS,
+            thorough=False,
+            placing=self._asker.placing,
+        )
         query = GetRecords(self._network, key, closer=known is None)
         answers: dict[PeerId, Found] = {}
 
@@ -75,6 +84,17 @@ class Reading:
                 answers[peer] = answer
 
         done = await self._asker.look_up(lookup, lambda ask: query, heard)
+        if self._doubtful(answers, key):
+            # Somebody hides, lags or lies, or nobody ever put it: the k nearest will tell.
+            paths = DisjointLookup(
+                point,
+                list(dict.fromkeys([*seeds, *done.closest])),
+                own=self._table.own,
+                need=self._table.k,
+                placing=self._asker.placing,
+            )
+            query = GetRecords(self._network, key)
+            done = await self._asker.look_up(paths, lambda ask: query, heard)
         merged: dict[bytes, SignedRecord] = {}
         merge(merged, self._store.get(key, self._host.clock.wall_ms()))
         theirs: dict[PeerId, dict[bytes, SignedRecord]] = {}
@@ -84,6 +104,14 @@ class Reading:
                 merge(merged, list(theirs[peer].values()))
         self._mend(merged, theirs)
         return merged, len(theirs)
+
+    def _doubtful(self, answers: dict[PeerId, Found], key: bytes) -> bool:
+        """True when the nearest do not say the same, or say that there is nothing."""
+        views = {
+            frozenset((record.subkey, record.seq) for record in self._read(answer.records, key))
+            for answer in answers.values()
+        }
+        return len(views) > 1 or views == {frozenset()}
 
     async def _all_pages(self, peer: PeerId, key: bytes, answer: Found) -> dict[bytes, SignedRecord]:
         records: dict[bytes, SignedRecord] = {}

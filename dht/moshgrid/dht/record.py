@@ -147,6 +147,10 @@ class RecordReader:
         self._remember = remember
         self._known: dict[bytes, SignedRecord] = {}
 
+    def remembers(self, raw: bytes) -> bool:
+        """True when reading ``raw`` again costs no signature check."""
+        return raw in self._known
+
     def read(self, raw: bytes, key: bytes | None = None) -> SignedRecord:
         """The record in ``raw``, which must be for ``key`` when that is given.
 

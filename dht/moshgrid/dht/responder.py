@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from moshgrid.dht.keys import names, point_of_key, point_of_peer, point_prefix
 from moshgrid.dht.namespaces import Namespaces
+from moshgrid.dht.rates import Rates
 from moshgrid.dht.record import RecordReader, SignedRecord
 from moshgrid.dht.routing import RoutingTable
 from moshgrid.dht.store import RecordStore
@@ -28,7 +29,6 @@ from moshgrid.dht.wire import (
     Refusal,
     Taken,
     Watch,
-    entry_of,
     fitting,
     refused_as,
 )
@@ -56,8 +56,7 @@ class TellWatcher:
 class Introduced:
     """The sender said where it listens."""
 
-    peer: PeerId
-    addrs: tuple[str, ...]
+    entry: PeerEntry
 
 
 Effect = Saw | TellWatcher | Introduced
@@ -82,9 +81,11 @@ class Responder:
         store: RecordStore,
         table: RoutingTable,
         watchers: Watchers,
-        addrs_of: Callable[[PeerId], Sequence[str]],
+        entry: Callable[[PeerId], PeerEntry],
         introduced: Iterable[PeerId],
         watched: Callable[[bytes], bool],
+        rates: Rates,
+        client: bool = False,
     ) -> None:
         self._network = network
         self._reader = reader
@@ -92,28 +93,34 @@ class Responder:
         self._store = store
         self._table = table
         self._watchers = watchers
-        self._addrs_of = addrs_of
+        self._entry = entry
         self._introduced = introduced
         self._watched = watched
+        self._rates = rates
+        self._client = client
 
     def answer(self, query: Query, sender: PeerId, now_ms: int) -> Reply:
         """Answers one query."""
         if query.network != self._network:
             return Reply(Refusal(b"WRONG_NETWORK"))
+        if self._client and not isinstance(query, Push):
+            return Reply(Refusal(b"CLIENT"))
+        if isinstance(query, PutRecords | Push) and not self._rates.may_put(sender, now_ms / 1000):
+            return Reply(Refusal(b"QUOTA"))
         match query:
             case Ping(me=me):
-                return Reply(Pong(self._me()), self._introduce(me, sender))
+                return Reply(Pong(self._entry(self._table.own), now_ms), self._introduce(me, sender))
             case FindNode(me=me, target=target, skip=skip):
                 closer = self._closer(int.from_bytes(target), sender, skip)
                 return Reply(Found(closer=closer), self._introduce(me, sender))
             case GetRecords():
                 return Reply(self._get(query, sender, now_ms))
             case PutRecords():
-                return self._put(query, now_ms)
+                return self._put(query, sender, now_ms)
             case Watch():
                 return self._watch(query, sender, now_ms)
             case Push(records=records):
-                return self._receive(records, now_ms)
+                return self._receive(records, sender, now_ms)
 
     def put(self, record: SignedRecord, also: bytes, now_ms: int) -> tuple[bytes, list[Effect]]:
         """Stores one verified record; returns the reject code, empty when it is held, and effects."""
@@ -142,11 +149,19 @@ class Responder:
         if self._table.nearer_than_own(point_of_key(self._network, record.key)) >= reach:
             raise RecordRejected("QUOTA", f"{reach} peers are nearer to the key")
 
-    def _me(self) -> PeerEntry:
-        return entry_of(self._table.own, self._addrs_of(self._table.own))
+    def _read(self, raw: bytes, sender: PeerId, now_ms: int) -> SignedRecord:
+        """``RecordReader.read`` within the budget for checking strangers' signatures."""
+        if not self._reader.remembers(raw) and not self._rates.may_verify(now_ms / 1000):
+            raise RecordRejected("QUOTA", "more signatures came in than this storer checks")
+        try:
+            return self._reader.read(raw)
+        except RecordRejected as error:
+            if error.code == "BAD_SIG":
+                self._rates.bad_signature(sender, now_ms / 1000)
+            raise
 
-    def _introduce(self, me: PeerEntry, sender: PeerId) -> list[Effect]:
-        return [Introduced(sender, me.multiaddrs)] if me.peer == sender else []
+    def _introduce(self, me: PeerEntry | None, sender: PeerId) -> list[Effect]:
+        return [Introduced(me)] if me is not None and me.peer == sender else []
 
     def _closer(self, point: int, sender: PeerId, skip: bytes = b"") -> list[PeerEntry]:
         # Those that introduced themselves a moment ago too: of peers that join at once, the later
@@ -156,7 +171,7 @@ class Responder:
         if skip:
             known = {peer for peer in known if not names(skip, point_prefix(point_of_peer(peer)))}
         peers = heapq.nsmallest(MAX_CLOSER, known, key=lambda peer: (point_of_peer(peer) ^ point, peer))
-        return [entry_of(peer, self._addrs_of(peer)) for peer in peers]
+        return [self._entry(peer) for peer in peers]
 
     def _get(self, query: GetRecords, sender: PeerId, now_ms: int) -> Found:
         held = [record.raw for record in self._store.get(query.key, now_ms) if record.subkey > query.after]
@@ -164,11 +179,11 @@ class Responder:
         closer = self._closer(point_of_key(self._network, query.key), sender) if query.closer else []
         return Found(records, closer, more=len(records) < len(held))
 
-    def _put(self, query: PutRecords, now_ms: int) -> Reply:
+    def _put(self, query: PutRecords, sender: PeerId, now_ms: int) -> Reply:
         codes, effects = [], list[Effect]()
         for raw in query.records:
             try:
-                record = self._reader.read(raw)
+                record = self._read(raw, sender, now_ms)
             except RecordRejected as error:
                 codes.append(refused_as(error))
                 continue
@@ -188,12 +203,12 @@ class Responder:
         self._watchers.queue(sender, later)
         return Reply(Found(now), [TellWatcher(sender)] if later else [])
 
-    def _receive(self, records: Sequence[bytes], now_ms: int) -> Reply:
+    def _receive(self, records: Sequence[bytes], sender: PeerId, now_ms: int) -> Reply:
         unwatched: dict[bytes, None] = {}
         effects: list[Effect] = []
         for raw in records:
             try:
-                record = self._reader.read(raw)
+                record = self._read(raw, sender, now_ms)
                 self._namespaces.check_read(record, now_ms)
             except RecordRejected:
                 continue  # the pusher cannot mend it, and the next one may be good

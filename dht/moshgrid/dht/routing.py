@@ -4,16 +4,20 @@ Rules (Maymounkov & Mazières 2002, §2.2): a peer enters only after it answered
 old live peers, and a newcomer takes a place only when one of them stopped answering. A peer that was
 lost is *suspect*: it is not given out or asked, but keeps its place until somebody needs it or it
 failed often, so that it can be dialled again.
+
+One address block may fill a bucket, or the table, only while nobody else wants the place.
 """
 
 from __future__ import annotations
 
 import heapq
-from collections import defaultdict
+import random
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from moshgrid.dht.keys import point_of_peer
+from moshgrid.dht.diversity import TABLE_PER_BLOCK, Crowd, Place, Placing, crowded
+from moshgrid.dht.keys import BITS, point_of_peer
 from moshgrid.p2p.identity import PeerId
 
 __all__ = ["Change", "RoutingTable"]
@@ -28,6 +32,7 @@ class _Contact:
     peer: PeerId
     point: int
     answered_at: float
+    place: Place | None = None
     failures: int = 0
     failed_at: float = 0.0
 
@@ -35,19 +40,23 @@ class _Contact:
 @dataclass(frozen=True, slots=True)
 class Change:
     """What an answer changed: ``joined`` when the peer is live now and was not before; ``ping`` names
-    the old peer that must be asked whether it still lives, because its bucket is full."""
+    the old peer that must be asked whether it still lives, because its bucket is full; ``removed``
+    made room, because too many of its address block were there."""
 
     joined: bool
     ping: PeerId | None = None
+    removed: PeerId | None = None
 
 
 class RoutingTable:
     """Knows up to ``k`` peers for each shared-prefix length with ``own``, and ``k`` waiting ones."""
 
-    def __init__(self, own: PeerId, k: int = 20) -> None:
+    def __init__(self, own: PeerId, k: int = 20, placing: Placing = lambda peer: None) -> None:
         self.own = own
         self.own_point = point_of_peer(own)
         self.k = k
+        self._placing = placing
+        self._looked_at: dict[int, float] = {}
         self._buckets: defaultdict[int, dict[PeerId, _Contact]] = defaultdict(dict)
         self._waiting: defaultdict[int, dict[PeerId, _Contact]] = defaultdict(dict)
 
@@ -63,10 +72,14 @@ class RoutingTable:
         index = (point ^ self.own_point).bit_length()
         bucket, waiting = self._buckets[index], self._waiting[index]
         contact = bucket.pop(peer, None)
+        removed = None
         if contact is None:
             contact = waiting.pop(peer, None) or _Contact(peer, point, now)
+            contact.place = self._placing(peer)
             joined = True
-            if len(bucket) >= self.k and not self._replace_suspect(bucket):
+            full = len(bucket) >= self.k and not self._replace_suspect(bucket)
+            removed = self._crowded_out(bucket, contact) if full else self._over_table(contact)
+            if removed is None and full:
                 waiting[peer] = contact
                 contact.answered_at = now
                 if len(waiting) > self.k:
@@ -74,12 +87,41 @@ class RoutingTable:
                 oldest = next(iter(bucket.values()))
                 stale = now - oldest.answered_at > _FRESH_SECONDS
                 return Change(False, oldest.peer if stale else None)
+            if removed == peer:
+                return Change(False)
+            if removed is not None:
+                self.remove(removed)
         else:
             joined = contact.failures > 0
         contact.failures = 0
         contact.answered_at = now
         bucket[peer] = contact  # last: most recently heard of
-        return Change(joined)
+        return Change(joined, removed=removed)
+
+    def _crowded_out(self, bucket: dict[PeerId, _Contact], newcomer: _Contact) -> PeerId | None:
+        """Who of a full bucket makes room, because its block has more than its share and ours has not."""
+        if not any(known.place for known in bucket.values()):
+            return None
+        crowd = Crowd()
+        places = sum(crowd.admit(known.place) for known in bucket.values())
+        if places == len(bucket) or not crowd.admit(newcomer.place):
+            return None
+        return next(crowded([(known.place, known.peer) for known in bucket.values()]), None)
+
+    def _over_table(self, newcomer: _Contact) -> PeerId | None:
+        """Who has no place because its block fills its share of a table that others need."""
+        if newcomer.place is None and not any(
+            contact.place for bucket in self._buckets.values() for contact in bucket.values()
+        ):
+            return None
+        contacts = [*(c for bucket in self._buckets.values() for c in bucket.values()), newcomer]
+        blocks = Counter(contact.place[0] for contact in contacts if contact.place is not None)
+        block, most = blocks.most_common(1)[0] if blocks else ("", 0)
+        if most <= TABLE_PER_BLOCK or len(contacts) - most < self.k:
+            return None
+        mine = newcomer.place is not None and newcomer.place[0] == block
+        of_block = [c for c in contacts if c.place is not None and c.place[0] == block]
+        return newcomer.peer if mine else max(of_block, key=lambda c: c.point ^ self.own_point).peer
 
     def failed(self, peer: PeerId, now: float) -> PeerId | None:
         """``peer`` did not answer, or its last connection was lost; returns who took its place.
@@ -116,6 +158,26 @@ class RoutingTable:
         if contact is not None:
             return contact.failures > 0
         return len(bucket) < self.k or any(known.failures for known in bucket.values())
+
+    def live_peers(self) -> list[PeerId]:
+        """Every live peer, those heard of last at the end."""
+        return [contact.peer for contact in sorted(self._live(), key=lambda contact: contact.answered_at)]
+
+    def looked_at(self, point: int, now: float) -> None:
+        """A lookup of ``point`` was done, which refreshed its bucket."""
+        self._looked_at[(point ^ self.own_point).bit_length()] = now
+
+    def stale_points(self, before: float, rng: random.Random) -> list[int]:
+        """A random point in each bucket that no lookup has touched since ``before``.
+
+        Only buckets as far as the nearest peer: nobody is known to be nearer.
+        """
+        indexes = [index for index, bucket in self._buckets.items() if bucket]
+        return [
+            self.own_point ^ (1 << (index - 1)) ^ rng.getrandbits(index - 1)
+            for index in range(BITS, min(indexes, default=BITS + 1) - 1, -1)
+            if self._looked_at.get(index, before - 1) < before
+        ]
 
     def closest(self, point: int, count: int) -> list[PeerId]:
         """The live peers nearest to ``point``, nearest first."""

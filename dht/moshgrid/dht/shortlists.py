@@ -28,11 +28,14 @@ class _Shortlist:
 class Shortlists:
     """The ``k`` live peers nearest to a key, nearest first; this peer is not among them."""
 
-    def __init__(self, network: bytes, table: RoutingTable, asker: Asker, joining: Joining) -> None:
+    def __init__(
+        self, network: bytes, table: RoutingTable, asker: Asker, joining: Joining, client: bool = False
+    ) -> None:
         self._network = network
         self._table = table
         self._asker = asker
         self._joining = joining
+        self._client = client
         self._kept: dict[bytes, _Shortlist] = {}
         self._finding: dict[bytes, trio.Event] = {}
         asker.on_joined.append(self._joined)
@@ -73,7 +76,9 @@ class Shortlists:
         return known
 
     def is_mine(self, key: bytes, others: list[PeerId]) -> bool:
-        """True when this peer is one of the ``k`` nearest to ``key`` too."""
+        """True when this peer is one of the ``k`` nearest to ``key`` too, and holds records."""
+        if self._client:
+            return False
         if len(others) < self._table.k:
             return True
         point = self.point(key)

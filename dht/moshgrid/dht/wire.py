@@ -16,6 +16,7 @@ from moshgrid.dht.lookup import MAX_SKIP
 from moshgrid.dht.record import MAX_ENVELOPE, MAX_KEY, MAX_SUBKEY, NETWORK_BYTES
 from moshgrid.p2p.errors import RecordRejected
 from moshgrid.p2p.identity import PEER_ID_BYTES, PeerId
+from moshgrid.p2p.peer_record import MAX_PEER_RECORD_BYTES
 from moshgrid.p2p.requests import Service
 
 __all__ = [
@@ -62,12 +63,14 @@ Code = Annotated[bytes, msgspec.Meta(max_length=32)]
 
 
 class PeerEntry(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
-    """A peer and where it can be dialled."""
+    """A peer and where it can be dialled. A peer that speaks of itself may do so without a signature."""
 
     id: Annotated[bytes, msgspec.Meta(min_length=PEER_ID_BYTES, max_length=PEER_ID_BYTES)]
     addrs: Annotated[
         list[Annotated[bytes, msgspec.Meta(max_length=512)]], msgspec.Meta(max_length=MAX_ADDRS)
     ] = []
+    record: Annotated[bytes, msgspec.Meta(max_length=MAX_PEER_RECORD_BYTES)] = b""
+    """The same in the peer's own hand: a libp2p signed peer record. Nothing else is passed on."""
 
     def __post_init__(self) -> None:
         if sum(map(len, self.addrs)) > MAX_ADDR_BYTES:
@@ -91,17 +94,17 @@ Closer = Annotated[list[PeerEntry], msgspec.Meta(max_length=MAX_CLOSER)]
 
 
 class Ping(msgspec.Struct, tag="ping", frozen=True):
-    """Are you there? ``me`` is who asks and where it listens."""
+    """Are you there? ``me`` is who asks and where it listens, if it answers questions itself."""
 
     network: NetworkId
-    me: PeerEntry
+    me: PeerEntry | None
 
 
 class FindNode(msgspec.Struct, tag="find", frozen=True):
     """Whom do you know near ``target``, other than those whose point prefixes are in ``skip``?"""
 
     network: NetworkId
-    me: PeerEntry
+    me: PeerEntry | None
     target: Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
     skip: Annotated[bytes, msgspec.Meta(max_length=4 * MAX_SKIP)] = b""
 
@@ -141,9 +144,10 @@ class Push(msgspec.Struct, tag="push", frozen=True):
 
 
 class Pong(msgspec.Struct, tag="pong", frozen=True):
-    """Here I am, and this is where I listen."""
+    """Here I am, this is where I listen, and what my clock shows."""
 
     me: PeerEntry
+    wall_ms: Annotated[int, msgspec.Meta(ge=0, le=1 << 53)] = 0
 
 
 class Found(msgspec.Struct, tag="found", frozen=True):
@@ -185,14 +189,14 @@ KAD: Service[Query, Answer] = Service(
 )
 
 
-def entry_of(peer: PeerId, addrs: Sequence[str]) -> PeerEntry:
+def entry_of(peer: PeerId, addrs: Sequence[str], record: bytes = b"") -> PeerEntry:
     """An entry within the limits; addresses that do not fit are left out, the first ones stay."""
     kept: list[bytes] = []
     for addr in addrs[:MAX_ADDRS]:
         data = addr.encode()
         if len(data) <= 512 and sum(map(len, kept)) + len(data) <= MAX_ADDR_BYTES and data.isascii():
             kept.append(data)
-    return PeerEntry(peer_bytes(peer), kept)
+    return PeerEntry(peer_bytes(peer), kept, record)
 
 
 def batches(envelopes: Iterable[bytes]) -> list[list[bytes]]:

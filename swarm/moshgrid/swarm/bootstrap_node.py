@@ -7,7 +7,7 @@ import signal
 import threading
 from pathlib import Path
 
-from moshgrid.dht import DHT
+from moshgrid.dht import DHT, DHTConfig
 from moshgrid.p2p import Node
 from moshgrid.p2p.identity import Identity
 
@@ -27,7 +27,9 @@ def serve(listen: list[str], bootstrap: list[str], identity: Path, network: str,
     for each in signals:
         signal.signal(each, leave)
     key = Identity.load_or_create(identity)
-    with Node(listen=listen, bootstrap=bootstrap, identity=key, network=network) as node, DHT(node):
+    # Beside the key: after a restart the node finds its network even if nobody else's address is known.
+    config = DHTConfig(peers_file=f"{identity}.peers")
+    with Node(listen=listen, bootstrap=bootstrap, identity=key, network=network) as node, DHT(node, config):
         link = node.link
         if as_json:
             addrs = list(node.addrs)

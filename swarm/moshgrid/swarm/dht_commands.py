@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from moshgrid.dht import DHT, Record
+from moshgrid.dht import DHT, DHTConfig, Record
 from moshgrid.p2p.errors import ConfigurationError
 
 __all__ = ["dht_app"]
@@ -138,7 +138,7 @@ def inspect(key: str, join: JoinOption, listen: ListenOption = None, as_json: Js
 
 def _joined(link: str, listen: list[str] | None, identity: Path | None = None) -> DHT:
     options: dict[str, Any] = {"listen": listen} if listen else {}
-    return DHT.join(link, identity=identity, **options)
+    return DHT.join(link, identity=identity, config=DHTConfig(client=True), **options)
 
 
 def _parse(text: str) -> Any:
