@@ -19,9 +19,14 @@ class Mesh:
     """Makes networks and takes them away, each in a task of its own."""
 
     def __init__(
-        self, nursery: trio.Nursery, open_one: Callable[[Identity], AbstractAsyncContextManager[Network]]
+        self,
+        nursery: trio.Nursery,
+        open_one: Callable[[Identity], AbstractAsyncContextManager[Network]],
+        freeze: Callable[[Any], None],
     ) -> None:
         self.nursery = nursery
+        self.freeze = freeze
+        """Stops a peer as SIGSTOP would."""
         self._open_one = open_one
         self._living: dict[str, tuple[trio.Event, trio.Event]] = {}
         self._count = 0
@@ -82,6 +87,9 @@ class World:
             if self.kind == "memory":
                 switch = await stack.enter_async_context(MemorySwitch())
 
+                def freeze(network: Any) -> None:
+                    switch.freeze(network.peer_id)
+
                 @asynccontextmanager
                 async def open_one(identity: Identity) -> AsyncIterator[Network]:
                     network = switch.network(identity)
@@ -91,10 +99,17 @@ class World:
                 from moshgrid.p2p.libp2p_network import open_libp2p_network
 
                 open_one = open_libp2p_network
+                freeze = _silence
             nursery = await stack.enter_async_context(trio.open_nursery())
-            mesh = Mesh(nursery, open_one)
+            mesh = Mesh(nursery, open_one, freeze)
             yield mesh
             await mesh.close_all()
+
+
+def _silence(network: Any) -> None:
+    """From outside the same as SIGSTOP: nothing is sent any more on what is connected."""
+    for connection in network._connections.all():
+        connection.driver.session.take = list
 
 
 @pytest.fixture(params=["memory", "libp2p"])

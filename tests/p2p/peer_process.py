@@ -1,14 +1,17 @@
-"""A real peer in a process of its own: serves echo and a stream that never answers. Started by path.
+"""A real peer in a process of its own: echo, a stream that never answers, one that fails. Started by path.
 
-Prints its address, then ``connected PEER`` and ``lost PEER`` lines; ends when stdin ends.
+Prints its address, then ``connected PEER`` and ``lost PEER`` lines; ends when stdin ends. With ``--strict
+SECONDS`` as first arguments it gives loopback no privileges and a handshake so many seconds.
 """
 
 from __future__ import annotations
 
 import sys
+from typing import NoReturn
 
 import trio
 
+from moshgrid.p2p.connection_limits import ConnectionLimits
 from moshgrid.p2p.identity import Identity
 from moshgrid.p2p.libp2p_network import open_libp2p_network
 from moshgrid.p2p.network import Stream
@@ -24,10 +27,21 @@ async def say_and_stay(stream: Stream) -> None:
     await trio.sleep_forever()
 
 
+async def fail(stream: Stream) -> NoReturn:
+    raise ZeroDivisionError("a handler with a bug")
+
+
 async def main() -> None:
-    async with open_libp2p_network(Identity.generate(), sys.argv[1:] or ["/ip4/127.0.0.1/tcp/0"]) as network:
+    arguments, limits = sys.argv[1:], None
+    if arguments[:1] == ["--strict"]:
+        seconds = float(arguments[1])
+        limits = ConnectionLimits(exempt=(), handshake_seconds=seconds, negotiation_seconds=seconds)
+        arguments = arguments[2:]
+    listen = arguments or ["/ip4/127.0.0.1/tcp/0"]
+    async with open_libp2p_network(Identity.generate(), listen, limits=limits) as network:
         network.serve("/test/echo/1", echo)
         network.serve("/test/stay/1", say_and_stay)
+        network.serve("/test/fail/1", fail)
         network.on_lost(lambda peer: print("lost", peer, flush=True))
         print(network.addrs[0], flush=True)
         await trio.to_thread.run_sync(sys.stdin.read, abandon_on_cancel=True)

@@ -25,8 +25,13 @@ class Pieces:
             self.pieces.insert(0, piece[max_bytes:])
         return piece[:max_bytes]
 
+    async def receive_into(self, buffer):
+        data = await self.receive(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+
     async def send(self, data):
-        self.sent += bytes(data)
+        self.sent += data if isinstance(data, bytes) else b"".join(data)
 
 
 def read_all(*pieces, limit=1000):

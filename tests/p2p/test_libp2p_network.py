@@ -7,7 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -15,6 +15,7 @@ import trio
 import trio.testing
 from multiaddr import Multiaddr
 
+from moshgrid.p2p.connection_limits import ConnectionLimits
 from moshgrid.p2p.errors import ConfigurationError, RemoteProtocolError, StreamReset, Unreachable
 from moshgrid.p2p.identity import Identity
 from moshgrid.p2p.libp2p_network import open_libp2p_network
@@ -144,8 +145,8 @@ def test_a_frozen_process_does_not_hold_a_caller_for_ever(monkeypatch):
 
 
 def test_a_peer_that_answers_no_ping_is_given_up(monkeypatch):
-    monkeypatch.setattr("moshgrid.p2p.libp2p_yamux._PING_SECONDS", 0.1)
-    monkeypatch.setattr("moshgrid.p2p.libp2p_yamux._PONG_SECONDS", 0.3)
+    monkeypatch.setattr("moshgrid.p2p.yamux_pulse.PING_SECONDS", 0.1)
+    monkeypatch.setattr("moshgrid.p2p.yamux_pulse.SILENCE_SECONDS", 0.3)
 
     async def scenario():
         async with open_libp2p_network(Identity.generate()) as network, peer_process() as (process, addr):
@@ -253,12 +254,12 @@ def test_a_stock_peer_speaks_with_ours():
         b"\xff" * 99,
     ],
 )
-def test_garbage_on_the_port_is_cut_off_and_harms_nobody(garbage, monkeypatch):
-    monkeypatch.setattr("moshgrid.p2p.libp2p_swarm._HANDSHAKE_SECONDS", 0.3)
+def test_garbage_on_the_port_is_cut_off_and_harms_nobody(garbage):
+    limits = ConnectionLimits(handshake_seconds=0.3)
 
     async def scenario():
         async with (
-            open_libp2p_network(Identity.generate()) as network,
+            open_libp2p_network(Identity.generate(), limits=limits) as network,
             open_libp2p_network(Identity.generate()) as other,
         ):
             network.serve(ECHO, echo)
@@ -294,8 +295,9 @@ def test_garbage_inside_a_connection_ends_it_and_nothing_else():
             for peer in (bad, good):
                 await peer.dial(network.addrs[0])
             stream = await good.open_stream(network.peer_id, ECHO)
-            connection = bad._connections[network.peer_id][0]
-            connection._queue(b"\0\0\0\0\0\0\0\x01\xff\xff\xff\xff")  # a data frame of four gigabytes
+            connection = bad._connections.of(network.peer_id)[0]
+            four_gigabytes = b"\0\0\0\0\0\0\0\x01\xff\xff\xff\xff"  # a data frame's header
+            await connection.secured_conn.write(four_gigabytes)
             await lost.wait()
             await stream.send(b"fine")
             assert await stream.receive() == b"fine"
@@ -316,7 +318,7 @@ def test_many_connections_in_a_row_do_not_wear_it_out():
                     assert await stream.receive() == b"x"
             await trio.testing.wait_all_tasks_blocked(0.05)
             assert not network.connected()
-            assert network._swarm._inbound_limiter.borrowed_tokens == 0
+            assert network.admission.authenticated == network.admission.unauthenticated == 0
 
     run(scenario)
 
@@ -341,6 +343,121 @@ def test_ipv6():
             stream = await other.open_stream(network.peer_id, ECHO)
             await stream.send(b"six")
             assert await stream.receive() == b"six"
+
+    run(scenario)
+
+
+def silent_port(stack: ExitStack) -> int:
+    """One that takes connections and says nothing."""
+    sock = stack.enter_context(socket.socket())
+    sock.bind(("127.0.0.1", 0))
+    sock.listen()
+    return sock.getsockname()[1]
+
+
+def dead_port() -> int:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return sock.getsockname()[1]
+
+
+def test_a_connection_takes_no_longer_than_its_handshakes():
+    async def scenario():
+        seconds = []
+        async with open_libp2p_network(Identity.generate()) as network:
+            for _ in range(9):
+                async with open_libp2p_network(Identity.generate(), []) as visitor:
+                    began = trio.current_time()
+                    await visitor.dial(network.addrs[0])
+                    seconds.append(trio.current_time() - began)
+        assert sorted(seconds)[4] < 0.025
+
+    run(scenario)
+
+
+def test_one_good_address_among_bad_ones_is_enough():
+    async def scenario():
+        with ExitStack() as stack:
+            async with (
+                open_libp2p_network(Identity.generate()) as network,
+                open_libp2p_network(Identity.generate()) as other,
+                open_libp2p_network(Identity.generate()) as visitor,
+            ):
+                network.serve(ECHO, echo)
+                peer = network.peer_id
+                bad = [
+                    f"/ip4/127.0.0.1/tcp/{silent_port(stack)}/p2p/{peer}",
+                    f"/ip4/127.0.0.1/tcp/{dead_port()}/p2p/{peer}",
+                    f"/ip4/127.0.0.1/tcp/{silent_port(stack)}/p2p/{peer}",
+                    other.addrs[0].replace(other.peer_id, peer),
+                ]
+                visitor.learn_addrs(peer, [*bad, network.addrs[0]])
+                began = trio.current_time()
+                stream = await visitor.open_stream(peer, ECHO)
+                assert trio.current_time() - began < 2.0
+                await stream.send(b"found")
+                assert await stream.receive() == b"found"
+                assert visitor.addrs_of(peer)[0] == network.addrs[0]
+
+    run(scenario)
+
+
+def test_an_error_says_of_each_address_why():
+    async def scenario():
+        async with (
+            open_libp2p_network(Identity.generate()) as other,
+            open_libp2p_network(Identity.generate()) as visitor,
+        ):
+            peer = Identity.generate().peer_id
+            expected = {
+                f"/ip4/127.0.0.1/tcp/{dead_port()}/p2p/{peer}": "refused the connection",
+                other.addrs[0].replace(
+                    other.peer_id, peer
+                ): f"answered, but is peer {other.peer_id}: the address is old",
+                f"/dns4/no-such-name.invalid/tcp/1/p2p/{peer}": "the name was not found",
+            }
+            visitor.learn_addrs(peer, list(expected))
+            with pytest.raises(Unreachable) as caught:
+                await visitor.open_stream(peer, ECHO)
+            assert dict(caught.value.attempts) == expected
+            with pytest.raises(Unreachable, match="is this peer itself"):
+                await visitor.dial(visitor.addrs[0])
+
+    run(scenario)
+
+
+def test_many_who_want_one_peer_make_one_connection():
+    async def scenario():
+        async with (
+            open_libp2p_network(Identity.generate()) as network,
+            open_libp2p_network(Identity.generate()) as visitor,
+        ):
+            network.serve(ECHO, echo)
+            visitor.learn_addrs(network.peer_id, network.addrs)
+            async with trio.open_nursery() as nursery:
+                for _ in range(20):
+                    nursery.start_soon(visitor.open_stream, network.peer_id, ECHO)
+            assert len(visitor._connections.of(network.peer_id)) == 1
+
+    run(scenario)
+
+
+def test_two_who_dial_each_other_at_once_are_connected():
+    async def scenario():
+        async with (
+            open_libp2p_network(Identity.generate()) as one,
+            open_libp2p_network(Identity.generate()) as two,
+        ):
+            for network in (one, two):
+                network.serve(ECHO, echo)
+            for _ in range(5):
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(one.dial, two.addrs[0])
+                    nursery.start_soon(two.dial, one.addrs[0])
+                for here, there in ((one, two), (two, one)):
+                    stream = await here.open_stream(there.peer_id, ECHO)
+                    await stream.send(b"hello")
+                    assert await stream.receive() == b"hello"
 
     run(scenario)
 

@@ -278,7 +278,7 @@ def test_streams_that_end_make_room_for_others(world):
     async def scenario(mesh):
         a, b = await mesh.pair()
         b.serve(ECHO, echo)
-        for number in range(600):  # yamux allows 256 at once
+        for number in range(1200):  # yamux allows 1,024 at once
             stream = await a.open_stream(b.peer_id, ECHO)
             await stream.send(b"x")
             assert await stream.receive() == b"x"
@@ -478,6 +478,142 @@ def test_closing_while_the_peer_sends_does_not_hold_it_up(world):
     world.run(scenario)
 
 
+def test_several_buffers_are_sent_as_one_and_received_in_place(world):
+    async def scenario(mesh):
+        a, b = await mesh.pair()
+        b.serve(ECHO, echo)
+        stream = await a.open_stream(b.peer_id, ECHO)
+        head, body = b"head", random.Random(8).randbytes(1_000_000)
+        buffer, filled = memoryview(bytearray(4 + len(body))), 0
+        async with trio.open_nursery() as nursery:
+
+            async def send() -> None:
+                await stream.send([head, b"", memoryview(body)[:300_000], bytearray(body[300_000:])])
+                await stream.close_write()
+
+            nursery.start_soon(send)
+            while count := await stream.receive_into(buffer[filled:] or bytearray(1)):
+                filled += count
+        assert filled == len(buffer) and buffer == head + body
+        assert await stream.receive_into(bytearray(1)) == 0
+        with pytest.raises(LocalProtocolError):
+            await stream.receive_into(bytearray())
+
+    world.run(scenario)
+
+
+def test_a_reset_is_seen_by_receive_into(world):
+    async def scenario(mesh):
+        a, b = await mesh.pair()
+
+        async def send_and_reset(stream: Stream) -> None:
+            await stream.send(b"x")
+            await stream.receive()
+            await stream.reset()
+
+        b.serve("/test/reset/1", send_and_reset)
+        stream = await a.open_stream(b.peer_id, "/test/reset/1")
+        buffer = bytearray(10)
+        assert await stream.receive_into(buffer) == 1 and buffer[:1] == b"x"
+        await stream.send(b"go")
+        with pytest.raises(StreamReset):
+            await stream.receive_into(buffer)
+
+    world.run(scenario)
+
+
+def test_a_frozen_peer_is_an_error_and_a_loss_in_time(world, monkeypatch):
+    if world.kind == "libp2p":
+        monkeypatch.setattr("moshgrid.p2p.yamux_pulse.PING_SECONDS", 0.2)
+        monkeypatch.setattr("moshgrid.p2p.yamux_pulse.SILENCE_SECONDS", 0.6)
+
+    async def scenario(mesh):
+        a, b = await mesh.pair()
+        b.serve("/test/never/1", never)
+        stream = await a.open_stream(b.peer_id, "/test/never/1")
+        lost = await lost_event(a, b.peer_id)
+        mesh.freeze(b)
+        ended = []
+
+        async def expect_reset(fn) -> None:
+            with pytest.raises(StreamReset):
+                await fn()
+            ended.append(fn)
+
+        with trio.fail_after(15.0):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(expect_reset, stream.receive)
+                nursery.start_soon(expect_reset, lambda: stream.send(bytes(10_000_000)))
+            await lost.wait()
+        assert len(ended) == 2
+        assert b.peer_id not in a.connected()
+
+    world.run(scenario)
+
+
+class CancelAt(trio.abc.Instrument):
+    """Cancels a scope when a task has come to its n-th wait."""
+
+    def __init__(self, number: int) -> None:
+        self.scope = trio.CancelScope()
+        self.task = None
+        self.left = number
+
+    def after_task_step(self, task) -> None:
+        if task is self.task:
+            self.left -= 1
+            if self.left == 0:
+                self.scope.cancel()
+
+
+async def ask(stream: Stream) -> None:
+    await stream.send(b"x")
+    assert await stream.receive() == b"x"
+
+
+async def ask_in_place(stream: Stream) -> None:
+    await stream.send(b"x")
+    assert await stream.receive_into(bytearray(9)) == 1
+
+
+OPERATIONS = {
+    "open": lambda a, b, stream: a.open_stream(b.peer_id, ECHO),
+    "big send": lambda a, b, stream: stream.send(bytes(200_000)),
+    "receive": lambda a, b, stream: ask(stream),
+    "receive_into": lambda a, b, stream: ask_in_place(stream),
+    "close_write": lambda a, b, stream: stream.close_write(),
+    "close": lambda a, b, stream: stream.close(),
+    "reset": lambda a, b, stream: stream.reset(),
+}
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_cancelled_at_every_wait_nothing_else_notices(world, operation):
+    async def scenario(mesh):
+        a, b = await mesh.pair()
+        b.serve(ECHO, echo)
+        b.serve("/test/drain/1", drain)
+        bystander = await a.open_stream(b.peer_id, ECHO)
+        at, cancelled = 1, True
+        while cancelled and at < 100:
+            stream = await a.open_stream(b.peer_id, "/test/drain/1" if "send" in operation else ECHO)
+            cancel = CancelAt(at)
+            trio.lowlevel.add_instrument(cancel)
+            with cancel.scope:
+                cancel.task = trio.lowlevel.current_task()
+                await OPERATIONS[operation](a, b, stream)
+            cancel.task = None
+            trio.lowlevel.remove_instrument(cancel)
+            cancelled = cancel.scope.cancelled_caught
+            await bystander.send(b"ok")
+            assert await bystander.receive() == b"ok"
+            await stream.reset()
+            at += 1
+        assert at > 2
+
+    world.run(scenario)
+
+
 def test_a_lost_peer_resets_streams_and_is_told_once(world):
     async def scenario(mesh):
         a, b = await mesh.pair()
@@ -529,3 +665,28 @@ def test_stream_operations_after_close_do_not_hang(world):
             await stream.send(b"x")
 
     world.run(scenario)
+
+
+def test_a_thousand_streams_at_once(world):
+    async def scenario(mesh):
+        a, b = await mesh.pair()
+        b.serve(ECHO, echo)
+        everybody, ready, done = trio.Event(), [], []
+
+        async def one(number: int) -> None:
+            stream = await a.open_stream(b.peer_id, ECHO)
+            ready.append(number)
+            if len(ready) == 1000:
+                everybody.set()
+            await everybody.wait()
+            await stream.send(b"%d" % number)
+            assert await stream.receive() == b"%d" % number
+            await stream.close()
+            done.append(number)
+
+        async with trio.open_nursery() as nursery:
+            for number in range(1000):
+                nursery.start_soon(one, number)
+        assert len(done) == 1000
+
+    world.run(scenario, limit=60.0)

@@ -142,7 +142,7 @@ def test_an_identity_is_kept_in_its_file(tmp_path):
 @pytest.mark.parametrize(
     ("kwargs", "text"),
     [
-        ({"psk": "secret"}, "not available in this version"),
+        ({"psk": "no-such-file"}, "psk= takes 32 bytes, the text of a key file, or the path of one"),
         ({"relay": True}, "not available in this version"),
         ({"listen": ["/ip4/127.0.0.1/udp/1"]}, "allowed are"),
         ({"listen": 31337}, "listen= takes"),

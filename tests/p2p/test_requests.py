@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import random
+
 import msgspec
 import pytest
 import trio
@@ -277,5 +280,159 @@ def test_an_unknown_service_is_the_peers_answer(world):
     async def body(mesh, a, b, asking):
         with pytest.raises(RemoteProtocolError, match="does not speak"):
             await asking.ask(b.peer_id, Service("/test/unknown/1", Ask, Told), Ask(1))
+
+    scenario_over(world, double, body)
+
+
+def test_the_concurrency_is_the_peers_over_all_its_streams(world):
+    async def handler(peer, ask):
+        await trio.sleep(0.5)
+        return Told(0)
+
+    async def body(mesh, a, b, asking):
+        outcomes = []
+
+        async def one(channel):
+            try:
+                await channel.ask(b.peer_id, SERVICE, Ask(1))
+                outcomes.append("answered")
+            except RemoteProtocolError as error:
+                assert "requests at once" in str(error)
+                outcomes.append("refused")
+
+        async with trio.open_nursery() as nursery:
+            for channel in (asking, Requests(a, mesh.nursery), Requests(a, mesh.nursery)):
+                for _ in range(4):
+                    nursery.start_soon(one, channel)
+        assert sorted(outcomes) == ["answered"] * 8 + ["refused"] * 4
+
+    scenario_over(world, handler, body)
+
+
+def test_more_streams_than_agreed_are_reset(world):
+    service = Service("/test/double/1", Ask, Told, streams=2)
+
+    async def body(mesh, a, b, asking):
+        streams = [await a.open_stream(b.peer_id, service.protocol) for _ in range(2)]
+        with pytest.raises(Unreachable, match="reset"), trio.fail_after(5.0):
+            await (await a.open_stream(b.peer_id, service.protocol)).receive()
+        for stream in streams:
+            await stream.close()
+        with trio.fail_after(5.0):
+            while True:
+                try:
+                    assert await asking.ask(b.peer_id, service, Ask(1)) == Told(2)
+                    break
+                except StreamReset:
+                    await trio.sleep(0.01)
+
+    scenario_over(world, double, body, service)
+
+
+def test_a_flood_is_slowed_to_the_agreed_rate_and_nothing_is_lost(world):
+    service = Service("/test/double/1", Ask, Told, rate=50.0, burst=10.0, concurrency=100)
+
+    async def body(mesh, a, b, asking):
+        started = trio.current_time()
+        async with trio.open_nursery() as nursery:
+            for number in range(30):
+                nursery.start_soon(asking.ask, b.peer_id, service, Ask(number))
+        assert 0.35 <= trio.current_time() - started < 1.5
+
+    scenario_over(world, double, body, service)
+
+
+@pytest.mark.parametrize("part", [b"\0", b"\0\0\0\x40", b"\0\0\0\x40\0\0\0\0\1half of it"])
+def test_half_a_query_does_not_wait_for_ever_and_silence_may(world, part):
+    service = Service("/test/double/1", Ask, Told, read_seconds=0.3)
+
+    async def body(mesh, a, b, asking):
+        idle = await a.open_stream(b.peer_id, service.protocol)
+        half = await a.open_stream(b.peer_id, service.protocol)
+        started = trio.current_time()
+        await half.send(part)
+        with pytest.raises(StreamReset), trio.fail_after(5.0):
+            await half.receive()
+        assert 0.25 <= trio.current_time() - started < 2.0
+        await trio.sleep(0.5)
+        await send_frame(idle, b"\0\0\0\0\1", msgspec.msgpack.encode(Ask(4)))
+        assert (await FrameReader(idle, 1000).read())[0] == 1
+
+    scenario_over(world, double, body, service)
+
+
+def test_half_a_query_has_ten_seconds_by_default():
+    assert SERVICE.read_seconds == 10.0
+
+
+def test_a_cancelled_caller_is_heard_however_many_are_waiting(world):
+    running = 0
+    all_started, all_ended = trio.Event(), trio.Event()
+
+    async def handler(peer, ask):
+        nonlocal running
+        running += 1
+        if running == 300:
+            all_started.set()
+        try:
+            await trio.sleep_forever()
+        finally:
+            running -= 1
+            if not running:
+                all_ended.set()
+
+    service = Service("/test/double/1", Ask, Told, deadline=60.0, concurrency=300)
+
+    async def body(mesh, a, b, asking):
+        async with trio.open_nursery() as nursery:
+            for number in range(300):
+                nursery.start_soon(asking.ask, b.peer_id, service, Ask(number))
+            with trio.fail_after(10.0):
+                await all_started.wait()
+            nursery.cancel_scope.cancel()
+        with trio.fail_after(10.0):
+            await all_ended.wait()
+
+    scenario_over(world, handler, body, service)
+
+
+def test_a_bug_is_logged_once_with_the_peer_and_other_queries_go_on(world, caplog):
+    async def handler(peer, ask):
+        if ask.number == 13:
+            raise ZeroDivisionError("a bug")
+        await trio.sleep(0.2)
+        return Told(ask.number)
+
+    async def body(mesh, a, b, asking):
+        answers = []
+
+        async def fine():
+            answers.append(await asking.ask(b.peer_id, SERVICE, Ask(5)))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(fine)
+            with pytest.raises(RemoteProtocolError, match="internal error"):
+                await asking.ask(b.peer_id, SERVICE, Ask(13))
+        assert answers == [Told(5)]
+        (record,) = [record for record in caplog.records if record.levelname == "ERROR"]
+        assert a.peer_id in record.getMessage()
+
+    scenario_over(world, handler, body)
+
+
+def test_whatever_bytes_come_only_their_stream_is_reset(world):
+    chance = random.Random(7)
+
+    async def body(mesh, a, b, asking):
+        for _ in range(30):
+            stream = await a.open_stream(b.peer_id, SERVICE.protocol)
+            with contextlib.suppress(StreamReset):
+                for _ in range(chance.randrange(1, 6)):
+                    junk = chance.randbytes(chance.randrange(64))
+                    if chance.random() < 0.7:
+                        junk = len(junk).to_bytes(4, "big") + junk
+                    await stream.send(junk)
+            await stream.reset()
+        assert await asking.ask(b.peer_id, SERVICE, Ask(4)) == Told(8)
 
     scenario_over(world, double, body)

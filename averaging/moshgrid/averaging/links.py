@@ -161,11 +161,19 @@ class _Listening:
 
     async def receive(self, max_bytes: int = 65536) -> bytes:
         data = await self._stream.receive(max_bytes)
+        self._tell()
+        return data
+
+    async def receive_into(self, buffer: bytearray | memoryview) -> int:
+        count = await self._stream.receive_into(buffer)
+        self._tell()
+        return count
+
+    def _tell(self) -> None:
         now = trio.current_time()
         if now >= self._told + _HEARD_EVERY:
             self._told = now
             self._heard(self.peer)
-        return data
 
 
 def _reason(error: MoshgridError) -> str:

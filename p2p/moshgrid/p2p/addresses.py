@@ -63,14 +63,14 @@ def expand_wildcard(family: str, host: str) -> list[str]:
     return [host]
 
 
-async def resolve(addr: Multiaddr) -> list[Multiaddr]:
-    """The same place by number, once for each of a host name's addresses; empty when the name is unknown.
+async def resolve(addr: Multiaddr) -> list[tuple[str, int]]:
+    """The host by number and the port, once for each of a host name's addresses; empty for an unknown name.
 
-    By the system's resolver, which knows /etc/hosts and the local network; py-libp2p's knows DNS only.
+    By the system's resolver, which knows /etc/hosts and the local network, and orders the addresses.
     """
     (kind, host), (_, port) = addr.items()
     if kind.name in ("ip4", "ip6"):
-        return [addr]
+        return [(host, int(port))]
     families = {"dns4": socket.AF_INET, "dns6": socket.AF_INET6}
     try:
         found = await trio.socket.getaddrinfo(
@@ -78,9 +78,7 @@ async def resolve(addr: Multiaddr) -> list[Multiaddr]:
         )
     except OSError:
         return []
-    names = {socket.AF_INET: "ip4", socket.AF_INET6: "ip6"}
-    places = [f"/{names[item[0]]}/{item[4][0]}/tcp/{port}" for item in found if item[0] in names]
-    return [Multiaddr(place) for place in dict.fromkeys(places)]
+    return list(dict.fromkeys((str(item[4][0]), int(port)) for item in found))
 
 
 class AddressBook:

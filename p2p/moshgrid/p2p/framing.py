@@ -7,11 +7,11 @@ error, so a truncated message can never pass for a complete one.
 from __future__ import annotations
 
 from moshgrid.p2p.errors import RemoteProtocolError, StreamReset
-from moshgrid.p2p.network import Stream
+from moshgrid.p2p.network import Buffer, Stream
 
 __all__ = ["FrameReader", "frame_header", "send_frame"]
 
-_COALESCE = 64 * 1024
+_SMALL = 64 * 1024
 
 
 def frame_header(length: int) -> bytes:
@@ -19,15 +19,9 @@ def frame_header(length: int) -> bytes:
     return length.to_bytes(4, "big")
 
 
-async def send_frame(stream: Stream, *chunks: bytes | bytearray | memoryview) -> None:
+async def send_frame(stream: Stream, *chunks: Buffer) -> None:
     """Sends the chunks as one frame; large ones are not copied together first."""
-    length = sum(len(chunk) for chunk in chunks)
-    if length <= _COALESCE:
-        await stream.send(b"".join((frame_header(length), *chunks)))
-        return
-    await stream.send(frame_header(length))
-    for chunk in chunks:
-        await stream.send(chunk)
+    await stream.send([frame_header(sum(len(chunk) for chunk in chunks)), *chunks])
 
 
 class FrameReader:
@@ -36,34 +30,70 @@ class FrameReader:
     def __init__(self, stream: Stream, limit: int) -> None:
         self._stream = stream
         self._limit = limit
-        self._buffer = bytearray()
+        self._ahead = bytearray()
+        """What was read beyond the last frame."""
+        self._large: bytearray | None = None
+        """A large frame that is being received, for the case that ``read`` was cancelled in its midst."""
+        self._filled = 0
+
+    async def begins(self) -> bool:
+        """Waits for the first byte of the next frame; False after a clean end instead."""
+        return self._large is not None or await self._fill(1, at_boundary=True)
 
     async def read(self) -> bytes | None:
         """The next frame, or None after a clean end between frames.
 
-        Raises RemoteProtocolError for a frame over the limit, StreamReset for an end inside one.
+        Raises RemoteProtocolError for a frame over the limit, StreamReset for an end inside one. When it
+        is cancelled nothing is lost: call it again.
         """
-        if not await self._fill(4, at_boundary=True):
-            return None
-        length = int.from_bytes(self._buffer[:4], "big")
-        if length > self._limit:
-            raise RemoteProtocolError(
-                self._stream.peer,
-                f"announced a frame of {length} bytes on {self._stream.protocol}; "
-                f"at most {self._limit} are allowed",
-            )
-        await self._fill(4 + length, at_boundary=False)
-        frame = bytes(memoryview(self._buffer)[4 : 4 + length])
-        del self._buffer[: 4 + length]
+        frame = await self.read_buffer()
+        return frame if frame is None or isinstance(frame, bytes) else bytes(frame)
+
+    async def read_buffer(self) -> bytes | bytearray | None:
+        """As ``read``; a large frame comes in the buffer that it was received into, without a last copy."""
+        if self._large is None:
+            if not await self._fill(4, at_boundary=True):
+                return None
+            length = int.from_bytes(self._ahead[:4], "big")
+            if length > self._limit:
+                raise RemoteProtocolError(
+                    self._stream.peer,
+                    f"announced a frame of {length} bytes on {self._stream.protocol}; "
+                    f"at most {self._limit} are allowed",
+                )
+            if length <= _SMALL:
+                await self._fill(4 + length, at_boundary=False)
+                return self._take(length)
+            start = self._take(length)
+            self._large, self._filled = bytearray(length), len(start)
+            self._large[: len(start)] = start
+        large = self._large
+        view = memoryview(large)
+        while self._filled < len(large):
+            count = await self._stream.receive_into(view[self._filled :])
+            if not count:
+                raise self._cut_short()
+            self._filled += count
+        self._large = None
+        return large
+
+    def _take(self, length: int) -> bytes:
+        """What is here of a frame of ``length``."""
+        with memoryview(self._ahead) as view:
+            frame = bytes(view[4 : 4 + length])
+        del self._ahead[: 4 + length]
         return frame
 
     async def _fill(self, size: int, *, at_boundary: bool) -> bool:
-        while len(self._buffer) < size:
-            data = await self._stream.receive(max(65536, size - len(self._buffer)))
+        while len(self._ahead) < size:
+            data = await self._stream.receive(_SMALL)
             if not data:
-                if at_boundary and not self._buffer:
+                if at_boundary and not self._ahead:
                     return False
-                cut = (self._stream.protocol, "the stream ended in the middle of a message")
-                raise StreamReset(self._stream.peer, [cut])
-            self._buffer += data
+                raise self._cut_short()
+            self._ahead += data
         return True
+
+    def _cut_short(self) -> StreamReset:
+        cut = (self._stream.protocol, "the stream ended in the middle of a message")
+        return StreamReset(self._stream.peer, [cut])

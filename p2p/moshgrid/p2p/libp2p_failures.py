@@ -1,14 +1,25 @@
-"""What a failed dial means, in words that help: the last cause of py-libp2p's nested exceptions."""
+"""What a failed dial means, in words that help."""
 
 from __future__ import annotations
 
+import errno
 import re
+import socket
 
 from moshgrid.p2p.identity import PeerId
 
 __all__ = ["explain_failure"]
 
 _PEER = re.compile(r"(12D3Koo\w{40,})")
+_ERRNO = {
+    errno.ECONNREFUSED: "refused the connection",
+    errno.ETIMEDOUT: "timed out",
+    errno.EHOSTUNREACH: "no route to this address",
+    errno.ENETUNREACH: "no route to this address",
+    errno.EADDRNOTAVAIL: "no route to this address",
+    errno.ECONNRESET: "closed the connection during the handshake",
+    errno.EMFILE: "this process has too many files and connections open",
+}
 
 
 def explain_failure(error: BaseException, expected: PeerId) -> str:
@@ -19,19 +30,19 @@ def explain_failure(error: BaseException, expected: PeerId) -> str:
         if "ismatch" in type(link).__name__ or "ismatch" in text:
             others = [peer for peer in _PEER.findall(text) if peer != expected]
             return f"answered, but is {'peer ' + others[0] if others else 'another peer'}: the address is old"
+    for link in chain:
+        if isinstance(link, socket.gaierror):
+            return "the name was not found"
+        if isinstance(link, OSError) and link.errno in _ERRNO:
+            return _ERRNO[link.errno]
     texts = [str(link) for link in chain]
     joined = " ".join(texts)
     for sign, meaning in (
-        ("refused", "refused the connection"),
-        ("Name or service", "the name was not found"),
-        ("resolve", "the name was not found"),
-        ("unreachable", "no route to this address"),
-        ("No route", "no route to this address"),
-        ("timed out", "timed out"),
-        ("not supported", "answered, but does not speak Noise and yamux: a plaintext or foreign peer"),
-        ("reset", "closed the connection during the handshake"),
-        ("received 0 bytes", "closed the connection during the handshake"),
-        ("negotiate", "answered, but not as a libp2p peer does"),
+        ("does not speak", "answered, but does not speak Noise and yamux: a plaintext or foreign peer"),
+        ("no handshake within", "answered, but did not finish the handshake in time"),
+        ("connection was lost", "closed the connection during the handshake"),
+        ("ended the connection", "closed the connection during the handshake"),
+        ("negotiat", "answered, but not as a libp2p peer does"),
         ("handshake", "answered, but the handshake failed"),
     ):
         if sign in joined:

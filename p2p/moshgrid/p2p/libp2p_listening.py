@@ -1,49 +1,121 @@
-"""Listening: whether a port is really free, and where others reach what we listen on."""
+"""Listening: sockets of our own, each guest counted before a byte of it is read, and gone in time."""
 
 from __future__ import annotations
 
+import errno
+import logging
 import socket
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Awaitable, Callable, Sequence
 
+import trio
+from libp2p.io.trio import TrioTCPStream
+from libp2p.network.connection.raw_connection import RawConnection
 from multiaddr import Multiaddr
 
 from moshgrid.p2p.addresses import expand_wildcard
-from moshgrid.p2p.errors import ConfigurationError
+from moshgrid.p2p.connection_limits import Admission, Guest, Refusal
+from moshgrid.p2p.errors import ConfigurationError, MoshgridError
 from moshgrid.p2p.identity import PeerId
+from moshgrid.p2p.libp2p_upgrade import Upgrade
+from moshgrid.p2p.libp2p_yamux import YamuxConnection
 
-__all__ = ["check_free", "listening_addrs"]
+__all__ = ["Doorkeeper", "bind", "listening_addrs"]
+
+_log = logging.getLogger("moshgrid.p2p")
+
+_BACKLOG = 512
+_NO_DESCRIPTORS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS)
+_PAUSE_SECONDS = 0.05
 
 
-def check_free(listen: Sequence[Multiaddr]) -> None:
-    """Raises ConfigurationError when a port is taken.
-
-    py-libp2p shares a port with whoever uses it already; two peers on one port lose half their calls.
-    """
+async def bind(listen: Sequence[Multiaddr]) -> list[trio.SocketListener]:
+    """Sockets that listen on ``listen``. Raises ConfigurationError when a port is taken."""
+    listeners: list[trio.SocketListener] = []
     for addr in listen:
-        (family, host), (_, port) = addr.items()
-        kind = socket.AF_INET if family.name == "ip4" else socket.AF_INET6
-        with socket.socket(kind, socket.SOCK_STREAM) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind((host, int(port)))
-                probe.listen(1)
-            except OSError as error:
-                raise ConfigurationError(
-                    f"cannot listen on {addr}: {error.strerror}. Give another address or port; "
-                    "port 0 takes any free one."
-                ) from error
+        (_, host), (_, port) = addr.items()
+        try:
+            listeners += await trio.open_tcp_listeners(int(port), host=host, backlog=_BACKLOG)
+        except OSError as error:
+            for listener in listeners:
+                listener.socket.close()
+            raise ConfigurationError(
+                f"cannot listen on {addr}: {error.strerror or error}. Give another address or port; "
+                "port 0 takes any free one."
+            ) from error
+    return listeners
 
 
-def listening_addrs(swarm: Any, listen: Sequence[Multiaddr], peer: PeerId) -> tuple[str, ...]:
-    """Full multiaddrs of what the swarm listens on, wildcards replaced by this computer's addresses."""
+def listening_addrs(listeners: Sequence[trio.SocketListener], peer: PeerId) -> tuple[str, ...]:
+    """Full multiaddrs of what is listened on, wildcards replaced by this computer's addresses."""
     found = []
-    for asked in listen:
-        listener = swarm.listeners.get(str(asked))
-        if listener is None:
-            raise ConfigurationError(f"cannot listen on {asked}: py-libp2p does not say why")
-        for addr in listener.get_addrs():
-            (family, host), (_, port) = addr.items()
-            for usable in expand_wildcard(family.name, host):
-                found.append(f"/{family.name}/{usable}/tcp/{port}/p2p/{peer}")
+    for listener in listeners:
+        family = "ip4" if listener.socket.family == socket.AF_INET else "ip6"
+        host, port = listener.socket.getsockname()[:2]
+        for usable in expand_wildcard(family, host):
+            found.append(f"/{family}/{usable}/tcp/{port}/p2p/{peer}")
     return tuple(dict.fromkeys(found))
+
+
+class NotAdmitted(MoshgridError):
+    """A connection was secured, and there is no place for it."""
+
+
+class Doorkeeper:
+    """Takes connections in, within limits. ``live`` runs one that was secured, until it is over."""
+
+    def __init__(
+        self, upgrade: Upgrade, admission: Admission, live: Callable[[YamuxConnection], Awaitable[None]]
+    ) -> None:
+        self._upgrade = upgrade
+        self._admission = admission
+        self._live = live
+
+    async def keep(self, listener: trio.SocketListener, guests: trio.Nursery) -> None:
+        """Accepts for ever; what came in lives in ``guests``."""
+        async with listener:
+            while True:
+                try:
+                    stream = await listener.accept()
+                except OSError as error:
+                    if error.errno not in _NO_DESCRIPTORS:
+                        _log.warning("accepting a connection failed: %s", error)
+                    self._admission.make_room()
+                    await trio.sleep(_PAUSE_SECONDS)
+                    continue
+                self._receive(stream, guests)
+
+    def _receive(self, stream: trio.SocketStream, guests: trio.Nursery) -> None:
+        scope = trio.CancelScope()
+        try:
+            address = stream.socket.getpeername()[0]
+        except OSError:  # it is gone already
+            stream.socket.close()
+            return
+        guest = self._admission.arrived(address, scope.cancel)
+        if isinstance(guest, Refusal):
+            _log.debug("%s was not let in: %s", address, guest.value)
+            stream.socket.close()
+            return
+        guests.start_soon(self._host, stream, guest, scope)
+
+    async def _host(self, stream: trio.SocketStream, guest: Guest, scope: trio.CancelScope) -> None:
+        try:
+            with scope:
+                if (connection := await self._shake_hands(stream, guest)) is not None:
+                    await self._live(connection)
+        finally:
+            stream.socket.close()
+            self._admission.left(guest)
+
+    async def _shake_hands(self, stream: trio.SocketStream, guest: Guest) -> YamuxConnection | None:
+        def authenticated() -> None:
+            if (refusal := self._admission.authenticate(guest)) is not None:
+                raise NotAdmitted(refusal.value)
+
+        raw = RawConnection(TrioTCPStream(stream), False)
+        with trio.move_on_after(self._admission.limits.handshake_seconds):
+            try:
+                return await self._upgrade.connect(raw, None, authenticated)
+            except Exception as error:  # the root of this guest's task: a stranger can cause anything
+                _log.debug("a connection was not secured: %r", error)
+        return None

@@ -1,28 +1,32 @@
-"""The ``Network`` over py-libp2p: TCP, Noise, yamux; what goes wrong below comes out as our errors."""
+"""The ``Network`` over py-libp2p: TCP, TLS or Noise, yamux; what goes wrong below comes out as our errors."""
 
 from __future__ import annotations
 
 import logging
 import os
+import resource
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from typing import Any
+from functools import partial
 
 import trio
+from libp2p.custom_types import TProtocol
 from libp2p.exceptions import BaseLibp2pError
-from libp2p.peer.id import ID
 from libp2p.stream_muxer.exceptions import MuxedStreamError
-from multiaddr import Multiaddr
 
-from moshgrid.p2p.addresses import AddressBook, parse_listen, resolve, split_addr
+from moshgrid.p2p.addresses import AddressBook, parse_listen, split_addr
+from moshgrid.p2p.connection_limits import Admission, ConnectionLimits
+from moshgrid.p2p.dialling import Dialler
 from moshgrid.p2p.errors import Closed, Unreachable
 from moshgrid.p2p.identity import Identity, PeerId
-from moshgrid.p2p.libp2p_failures import explain_failure
+from moshgrid.p2p.libp2p_calling import Caller
+from moshgrid.p2p.libp2p_connections import Connections
 from moshgrid.p2p.libp2p_inbound import InboundStreams
-from moshgrid.p2p.libp2p_listening import check_free, listening_addrs
+from moshgrid.p2p.libp2p_listening import Doorkeeper, bind, listening_addrs
 from moshgrid.p2p.libp2p_negotiation import propose_protocol
 from moshgrid.p2p.libp2p_stream import Libp2pStream
-from moshgrid.p2p.libp2p_swarm import QuietHost, make_host
+from moshgrid.p2p.libp2p_swarm import make_host
+from moshgrid.p2p.libp2p_upgrade import Upgrade
 from moshgrid.p2p.libp2p_yamux import YamuxConnection
 from moshgrid.p2p.network import Network, Stream, StreamHandler
 
@@ -37,80 +41,82 @@ _CLOSE_SECONDS = 2.0
 
 @asynccontextmanager
 async def open_libp2p_network(
-    identity: Identity, listen: Sequence[str] = ("/ip4/127.0.0.1/tcp/0",)
+    identity: Identity,
+    listen: Sequence[str] = ("/ip4/127.0.0.1/tcp/0",),
+    psk: bytes | None = None,
+    limits: ConnectionLimits | None = None,
 ) -> AsyncIterator[Network]:
-    """A network that lives as long as the context. Raises ConfigurationError for bad ``listen``."""
-    listen_addrs = [parse_listen(addr) for addr in listen]
-    check_free(listen_addrs)
+    """A network that lives as long as the context, private with ``psk``.
+
+    Raises ConfigurationError for bad ``listen``.
+    """
+    listeners = await bind([parse_listen(addr) for addr in listen])
     if not os.environ.get("LIBP2P_DEBUG"):
         # It warns of every peer that leaves, and shouts of every failed dial; ours says what matters.
         logging.getLogger("libp2p").setLevel(logging.CRITICAL)
-    network = Libp2pNetwork(identity)
+    if limits is None:
+        limits = ConnectionLimits().fitted(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
     async with trio.open_nursery() as nursery:
-        await nursery.start(network.run, listen_addrs)
+        network = Libp2pNetwork(identity, listeners, nursery, psk, limits)
         try:
             yield network
         finally:
             with trio.CancelScope(shield=True, deadline=trio.current_time() + _CLOSE_SECONDS):
                 await network.say_goodbye()
             nursery.cancel_scope.cancel()
+            network.forget_all()
 
 
 class Libp2pNetwork:
-    """See ``Network``."""
+    """See ``Network``. Its tasks live in ``nursery``, and nothing that a peer does comes out of them."""
 
-    def __init__(self, identity: Identity) -> None:
+    def __init__(
+        self,
+        identity: Identity,
+        listeners: Sequence[trio.SocketListener],
+        nursery: trio.Nursery,
+        psk: bytes | None,
+        limits: ConnectionLimits,
+    ) -> None:
         self._peer_id = identity.peer_id
-        self._host: QuietHost = make_host(identity, self)
-        self._swarm: Any = self._host.get_network()
-        self._inbound = InboundStreams(self._host.multiselect.handlers)
-        self._swarm.set_stream_handler(self._inbound.take)
-        self._addrs: tuple[str, ...] = ()
+        self._nursery = nursery
+        self._addrs = listening_addrs(listeners, self._peer_id)
+        self._connections = Connections(limits)
+        upgrade = Upgrade(identity, self._connections, psk)
+        self._host = make_host(identity, upgrade, lambda: self._addrs)
+        self._inbound = InboundStreams(self._host.multiselect.handlers, limits)
         self._book = AddressBook()
-        self._connections: dict[PeerId, list[YamuxConnection]] = {}
-        self._dialling: dict[PeerId, trio.Lock] = {}
-        self._listeners: dict[object, Callable[[PeerId], None]] = {}
+        caller = Caller(self._peer_id, upgrade)
+        self._dialler = Dialler(nursery, caller.call, self._begin, caller.hang_up, _DIAL_SECONDS)
+        self.admission = Admission(limits, members_only=psk is not None)
         self._closed: str | None = None
-
-    async def run(self, listen: Sequence[Multiaddr], task_status: Any = trio.TASK_STATUS_IGNORED) -> None:
-        """Runs the host; whatever escapes from it ends this network and nothing else."""
-        started = False
-        try:
-            async with self._host.run(listen):
-                self._addrs = listening_addrs(self._swarm, listen, self._peer_id)
-                task_status.started()
-                started = True
-                try:
-                    await trio.sleep_forever()
-                finally:
-                    await self._stop_listening()
-        except Exception:  # the root of the transport's tasks
-            if not started:
-                raise
-            _log.exception("%s: the transport failed; this peer is off the network", self._peer_id)
-        finally:
-            self._shut("the network is closed")
-
-    async def _stop_listening(self) -> None:
-        # The listeners run in tasks of the loop itself, and stock code, being cancelled, forgets them.
-        with trio.CancelScope(shield=True, deadline=trio.current_time() + _CLOSE_SECONDS):
-            for listener in list(self._swarm.listeners.values()):
-                await listener.close()
+        doorkeeper = Doorkeeper(upgrade, self.admission, self._live)
+        for listener in listeners:
+            nursery.start_soon(doorkeeper.keep, listener, nursery)
 
     async def say_goodbye(self) -> None:
         """Ends every connection in good order."""
-        self._shut("the network is closed", keep=True)
-        async with trio.open_nursery() as nursery:
-            for connections in list(self._connections.values()):
-                for connection in list(connections):
-                    nursery.start_soon(connection.close)
-
-    def _shut(self, reason: str, *, keep: bool = False) -> None:
-        self._closed = self._closed or reason
+        self._closed = "the network is closed"
         self._inbound.closed = True
-        self._listeners.clear()
-        if not keep:
-            self._connections.clear()
+        self._connections.forget_listeners()
+        async with trio.open_nursery() as nursery:
+            for connection in self._connections.all():
+                nursery.start_soon(connection.close)
+
+    def forget_all(self) -> None:
+        """Nobody is connected any more."""
+        self._connections.clear()
+
+    async def _begin(self, connection: YamuxConnection) -> None:
+        await self._nursery.start(partial(self._live, connection))
+
+    async def _live(
+        self, connection: YamuxConnection, task_status: object = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        try:
+            await self._connections.run(connection, self._inbound, self._host, task_status)
+        except Exception:  # the root of this connection's task: it ends, the node does not
+            _log.exception("%s: the connection failed", connection.peer)
 
     # Who we are and whom we know.
 
@@ -134,33 +140,11 @@ class Libp2pNetwork:
 
     def connected(self) -> frozenset[PeerId]:
         """Peers with a live connection."""
-        return frozenset(self._connections)
+        return self._connections.peers()
 
     def on_lost(self, listener: Callable[[PeerId], None]) -> Callable[[], None]:
         """Calls ``listener`` when the last connection to a peer ends."""
-        key = object()
-        self._listeners[key] = listener
-
-        def take_off() -> None:
-            self._listeners.pop(key, None)
-
-        return take_off
-
-    def connection_began(self, connection: YamuxConnection) -> None:
-        """A connection was authenticated."""
-        self._connections.setdefault(connection.peer, []).append(connection)
-
-    def connection_ended(self, connection: YamuxConnection) -> None:
-        """A connection is gone."""
-        live = self._connections.get(connection.peer, [])
-        if connection not in live:
-            return
-        live.remove(connection)
-        if live:
-            return
-        del self._connections[connection.peer]
-        for listener in list(self._listeners.values()):
-            listener(connection.peer)
+        return self._connections.on_lost(listener)
 
     # Dialling.
 
@@ -168,69 +152,34 @@ class Libp2pNetwork:
         """Connects to a full multiaddr."""
         self._check_open()
         try:
-            target, peer = split_addr(addr)
+            _, peer = split_addr(addr)
         except ValueError as error:
             raise Unreachable(addr[:100], [(addr[:100], str(error))]) from None
-        async with self._one_dial_at_a_time(peer):
-            if peer not in self._connections and (failure := await self._try(target, peer)):
-                raise Unreachable(peer, [(addr, failure)])
-        self._book.learn(peer, [addr])
+        if self._connections.of(peer):
+            self._book.learn(peer, [addr])
+        else:
+            await self._reach(peer, [addr])
         return peer
 
-    async def _dial_known(self, peer: PeerId) -> None:
-        async with self._one_dial_at_a_time(peer):
-            attempts: list[tuple[str, str]] = []
-            for addr in self._book.of(peer):
-                if peer in self._connections:
-                    return
-                failure = await self._try(split_addr(addr)[0], peer)
-                if failure is None:
-                    self._book.learn(peer, [addr])
-                    return
-                attempts.append((addr, failure))
-            if peer not in self._connections:
-                raise Unreachable(peer, attempts or [("no address", "none is known for this peer")])
-
-    @asynccontextmanager
-    async def _one_dial_at_a_time(self, peer: PeerId) -> AsyncIterator[None]:
-        lock = self._dialling.setdefault(peer, trio.Lock())
-        try:
-            async with lock:
-                yield
-        finally:
-            if not lock.locked():
-                self._dialling.pop(peer, None)
-
-    async def _try(self, target: Multiaddr, peer: PeerId) -> str | None:
-        """Dials one address; None when it worked, else what happened."""
-        if peer == self._peer_id:
-            return "is this peer itself"
-        failure = "the name was not found"
-        with trio.move_on_after(_DIAL_SECONDS):
-            for place in await resolve(target):
-                try:
-                    await self._swarm.dial_addr(place, ID.from_base58(peer))
-                except (BaseLibp2pError, OSError) as error:
-                    failure = explain_failure(error, peer)
-                    continue
-                self._check_open()
-                return None if peer in self._connections else "connected, and was lost at once"
-            return failure
-        return f"no answer within {_DIAL_SECONDS:g} s (filtered?)"
+    async def _reach(self, peer: PeerId, addrs: Sequence[str]) -> None:
+        answered_at = await self._dialler.reach(peer, addrs)
+        self._check_open()
+        self._book.learn(peer, [answered_at])
 
     # Streams.
 
     def serve(self, protocol: str, handler: StreamHandler) -> None:
         """Hands inbound streams of ``protocol`` to ``handler``."""
         self._inbound.handlers[protocol] = handler
+        self._host.multiselect.add_handler(TProtocol(protocol), None)  # so that identify names it
 
     async def open_stream(self, peer: PeerId, protocol: str) -> Stream:
         """A new stream, over a new connection when there is none."""
         self._check_open()
-        if peer not in self._connections:
-            await self._dial_known(peer)
+        if not self._connections.of(peer):
+            await self._reach(peer, self._book.of(peer))
         attempts: list[tuple[str, str]] = []
-        for connection in reversed(self._connections.get(peer, [])):
+        for connection in reversed(self._connections.of(peer)):
             try:
                 return await self._open_on(connection, protocol)
             except Unreachable as error:
@@ -239,7 +188,9 @@ class Libp2pNetwork:
 
     async def _open_on(self, connection: YamuxConnection, protocol: str) -> Stream:
         if not connection.has_room:
-            raise Unreachable(connection.peer, [(protocol, "256 streams to this peer are open already")])
+            raise Unreachable(
+                connection.peer, [(protocol, "as many streams to this peer as may be are open")]
+            )
         try:
             stream = Libp2pStream(await connection.open_stream())
         except (MuxedStreamError, BaseLibp2pError) as error:

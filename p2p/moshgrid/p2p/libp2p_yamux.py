@@ -1,97 +1,45 @@
-"""py-libp2p's yamux with a writer task of its own: cancelling a sender never cuts a frame in half.
-
-Stock frames, stock parsing. What differs: all frames leave through one queue, so neither a cancelled
-caller nor a full socket can break or block the reading side; window waits are woken, not polled; a
-peer that answers no ping is given up; and the end of the connection is announced once, at once.
-"""
+"""Our yamux connections where py-libp2p expects its own."""
 
 from __future__ import annotations
 
 import logging
-import struct
-from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Sequence
+from types import TracebackType
 from typing import Any, Protocol
 
 import trio
-from libp2p.abc import IMuxedConn, ISecureConn
+from libp2p.abc import IMuxedConn, IMuxedStream, ISecureConn
+from libp2p.connection_types import ConnectionType
 from libp2p.custom_types import TProtocol
-from libp2p.io.exceptions import ConnectionClosedError, IOException
+from libp2p.io.exceptions import IOException
 from libp2p.network.connection.exceptions import RawConnError
 from libp2p.peer.id import ID
+from libp2p.stream_muxer.exceptions import (
+    MuxedConnUnavailable,
+    MuxedStreamEOF,
+    MuxedStreamError,
+    MuxedStreamReset,
+)
 from libp2p.stream_muxer.muxer_multistream import MuxerMultistream
-from libp2p.stream_muxer.yamux import yamux as stock
+from libp2p.stream_muxer.yamux.yamux import PROTOCOL_ID, Yamux
+from multiaddr import Multiaddr
 
+from moshgrid.p2p.errors import LocalProtocolError, StreamReset
 from moshgrid.p2p.identity import PeerId, peer_id_from_bytes
+from moshgrid.p2p.secure_channel import SecureChannel
+from moshgrid.p2p.yamux_driver import YamuxDriver
+from moshgrid.p2p.yamux_duplex import YamuxDuplex
+from moshgrid.p2p.yamux_session import SessionOver
+from moshgrid.p2p.yamux_stream import StreamState
+from moshgrid.p2p.yamux_table import TooManyStreams
 
 __all__ = ["ConnectionWatcher", "YamuxConnection", "YamuxStream", "YamuxUpgrade"]
 
 _log = logging.getLogger("moshgrid.p2p")
 
-_MAX_PAYLOAD = 60 * 1024  # with a few control frames still one Noise message of 64 KiB
-_MAX_CONTROL = 4096  # frames a peer can make us queue by not reading while it asks for answers
-_WRITE_SECONDS = 30.0
-_PING_SECONDS = 15.0
-_PONG_SECONDS = 45.0
-_GOODBYE_SECONDS = 1.0
-_MAX_WINDOW = 4 * 1024 * 1024
-
-
-class YamuxStream(stock.YamuxStream):
-    """A stock stream that wakes its sender when the window opens or the stream ends."""
-
-    conn: YamuxConnection
-    news: trio.Event
-    leftover: bytes | None
-    """What was received before a clean end when the connection went away; None without a clean end."""
-
-    @property
-    def send_window(self) -> int:
-        """Bytes that the peer still takes."""
-        return self._send_window
-
-    @send_window.setter
-    def send_window(self, value: int) -> None:
-        self._send_window = value
-        self.news.set()
-
-    @property
-    def closed(self) -> bool:
-        """True when both directions are over."""
-        return self._closed
-
-    @closed.setter
-    def closed(self, value: bool) -> None:
-        self._closed = value
-        self.news.set()
-
-    @classmethod
-    def adopt(cls, stream: Any) -> YamuxStream:
-        """Turns a stream that stock code made into one of these."""
-        # Stock yamux names its stream class in two long functions; changing the class of the object
-        # is less than copying both.
-        if not isinstance(stream, cls):
-            window, closed = stream.__dict__.pop("send_window"), stream.__dict__.pop("closed")
-            stream.__class__ = cls
-            stream.news = trio.Event()
-            stream.leftover = None
-            stream.send_window, stream.closed = window, closed
-        return stream  # type: ignore[no-any-return]
-
-    def take(self, max_bytes: int) -> bytes:
-        """What is buffered, at most ``max_bytes``, giving the peer new credit; may be empty."""
-        buffer = self.conn.stream_buffers.get(self.stream_id)
-        if not buffer:
-            return b""
-        data = bytes(buffer[:max_bytes])
-        del buffer[: len(data)]
-        owed = self.target_recv_window - (self.recv_window + len(buffer))
-        if owed >= self.target_recv_window // 2 and not self.recv_closed:
-            grant = self._grow_to_delta(len(buffer))
-            if self.target_recv_window < _MAX_WINDOW:
-                grant += self._apply_autotune_epoch(len(buffer))
-            self.conn.post(stock.TYPE_WINDOW_UPDATE, 0, self.stream_id, grant)
-        return data
+_CLOSING_SECONDS = 2.5
+_READ_BYTES = 256 * 1024
+_FAILURES = (IOException, RawConnError, OSError, trio.BrokenResourceError, trio.ClosedResourceError)
 
 
 class ConnectionWatcher(Protocol):
@@ -104,191 +52,202 @@ class ConnectionWatcher(Protocol):
         """No stream of it lives any more."""
 
 
-class YamuxConnection(stock.Yamux):
-    """A stock connection with its own writer, keep-alive, and one clear end."""
+class YamuxConnection(IMuxedConn):
+    """A connection as py-libp2p's swarm knows it; the work is its driver's."""
 
     def __init__(self, secured: ISecureConn, peer: ID, watcher: ConnectionWatcher) -> None:
-        super().__init__(secured, peer, is_initiator=secured.is_initiator, on_close=_nothing)
+        self.secured_conn = secured
+        self.peer_id = peer
         self.peer: PeerId = peer_id_from_bytes(peer.to_bytes())
-        self.over = trio.Event()
+        self.event_started = trio.Event()
+        self.driver = YamuxDriver(
+            self.peer,
+            channel_of(secured),
+            self._close_channel,
+            initiator=secured.is_initiator,
+            failures=_FAILURES,
+            on_over=self._is_over,
+        )
+        self.over = self.driver.over
+        """Set at once when no stream lives any more."""
         self._watcher = watcher
-        self._frames: deque[bytes] = deque()
-        self._data_queued = False
-        self._queued = trio.Event()
-        self._taken = trio.Event()
-        self._idle = trio.Event()
-        self._turn = trio.Lock()
-        self._cleaned = False
-
-    # Frames out.
-
-    def post(self, kind: int, flags: int, stream_id: int, value: int) -> None:
-        """Queues a frame without payload."""
-        self._queue(struct.pack(stock.YAMUX_HEADER_FORMAT, 0, kind, flags, stream_id, value))
-
-    async def _write_frame(self, data: bytes) -> None:
-        # Stock code calls this from its reading loop too, which must never wait for the socket.
-        if self.over.is_set():
-            raise ConnectionClosedError("the connection is over")
-        self._queue(data)
-
-    def _queue(self, frame: bytes) -> None:
-        if self.over.is_set():
-            return
-        if len(self._frames) > _MAX_CONTROL:
-            self._end()
-            return
-        self._frames.append(frame)
-        if self._idle.is_set():
-            self._idle = trio.Event()
-        self._queued.set()
-
-    async def write_some(self, stream: YamuxStream, data: memoryview) -> int:
-        """Queues a first part of ``data`` as soon as the window and the socket take it.
-
-        Returns its length; 0 is for the caller to look again whether the stream still lives. Cancelling
-        is safe.
-        """
-        while True:
-            while stream.send_window <= 0 and not self._is_dead(stream):
-                stream.news = trio.Event()
-                await stream.news.wait()
-            async with self._turn:
-                while self._data_queued and not self.over.is_set():
-                    await self._taken.wait()
-                if self._is_dead(stream):
-                    return 0
-                size = min(stream.send_window, len(data), _MAX_PAYLOAD)
-                if size <= 0:
-                    continue
-                stream.send_window -= size
-                self._data_queued = True
-                self._taken = trio.Event()
-                header = struct.pack(stock.YAMUX_HEADER_FORMAT, 0, stock.TYPE_DATA, 0, stream.stream_id, size)
-                self._queue(header + data[:size])
-                return size
-
-    def _is_dead(self, stream: YamuxStream) -> bool:
-        return self.over.is_set() or stream.closed or stream.reset_received
-
-    async def _write_loop(self) -> None:
-        try:
-            while not self.over.is_set():
-                if not self._frames:
-                    self._queued = trio.Event()
-                    self._idle.set()
-                    await self._queued.wait()
-                batch = b"".join(self._frames)
-                self._frames.clear()
-                self._data_queued = False
-                self._taken.set()
-                with trio.fail_after(_WRITE_SECONDS):
-                    await self.secured_conn.write(batch)
-        except (trio.TooSlowError, IOException, RawConnError, OSError) as error:
-            _log.debug("%s: the connection takes no more: %r", self.peer, error)
-        finally:
-            self._end()
-
-    # Life and end.
+        self._initiator = secured.is_initiator
+        self._known = False
 
     async def start(self) -> None:
         """Runs the connection until it is over."""
+        if self.over.is_set():  # closed before it began
+            self.event_started.set()
+            return
+        self._known = True
         self._watcher.connection_began(self)
+        self.event_started.set()
         try:
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._write_loop)
-                nursery.start_soon(self._stop_when_over, nursery.cancel_scope)
-                await super().start()
-                self._end()
+            await self.driver.run()
         except Exception:  # the root of this connection's task: it ends, the node does not
             _log.exception("%s: the connection failed", self.peer)
-        finally:
-            await self._cleanup_on_error()
-            self.event_started.set()  # whoever waits for the start must not wait for ever
 
-    async def _stop_when_over(self, scope: trio.CancelScope) -> None:
-        await self.over.wait()
-        scope.cancel()
+    def _is_over(self) -> None:
+        _log.debug("%s: the connection is over: %s", self.peer, self.driver.session.over)
+        if self.driver.session.fault is not None:
+            _log.warning("%s: disconnected, because it %s", self.peer, self.driver.session.fault)
+        if self._known:
+            self._watcher.connection_ended(self)
 
-    async def _measure_rtt_loop(self) -> None:
-        while not self.over.is_set():
-            self._ping_id += 1
-            self._ping_event = trio.Event()
-            self._ping_sent_time = trio.current_time()
-            self.post(stock.TYPE_PING, stock.FLAG_SYN, 0, self._ping_id)
-            with trio.move_on_after(_PONG_SECONDS):
-                await self._ping_event.wait()
-            if not self._ping_event.is_set():
-                _log.debug("%s: no sign of life for %g s", self.peer, _PONG_SECONDS)
-                self._end()
-            with trio.move_on_after(_PING_SECONDS):
-                await self.over.wait()
+    async def _close_channel(self) -> None:
+        try:
+            await self.secured_conn.close()
+        except _FAILURES as error:
+            _log.debug("%s: while closing: %r", self.peer, error)
 
-    def run_soon(self, fn: Callable[[], Awaitable[None]]) -> None:
-        """Runs ``fn`` in a task that ends with the connection."""
-        if self._nursery is not None and not self.over.is_set():
-            self._nursery.start_soon(fn)
-
-    async def open_stream(self) -> YamuxStream:
-        """A new stream; 256 of ours at once."""
-        # Shielded, because stock code loses one of its 256 places when cancelled; it never waits long.
-        with trio.CancelScope(shield=True):
-            return YamuxStream.adopt(await super().open_stream())
+    async def close(self) -> None:
+        """Says goodbye and ends the connection."""
+        self.driver.leave("the connection was closed")
+        if not self._known:
+            await self._close_channel()
+            return
+        with trio.move_on_after(_CLOSING_SECONDS):
+            await self.driver.finished.wait()
 
     @property
     def has_room(self) -> bool:
-        """False when ``open_stream`` would have to wait for another stream's end."""
-        return bool(self.stream_backlog_semaphore.value)
+        """False when ``open_stream`` would raise."""
+        return self.driver.session.can_open
+
+    async def open_stream(self) -> YamuxStream:
+        """A new stream. Raises MuxedStreamError when all places are taken or the connection is over."""
+        await trio.lowlevel.checkpoint()
+        try:
+            return YamuxStream(self, self.driver.open())
+        except (SessionOver, TooManyStreams) as error:
+            raise MuxedStreamError(str(error)) from error
 
     async def accept_stream(self) -> YamuxStream:
         """The next stream that the peer opened."""
-        return YamuxStream.adopt(await super().accept_stream())
+        try:
+            return YamuxStream(self, await self.driver.accept())
+        except SessionOver as error:
+            raise MuxedConnUnavailable(str(error)) from error
 
-    async def close(self, error_code: int = stock.GO_AWAY_NORMAL) -> None:
-        """Says goodbye and ends the connection."""
-        if not self.over.is_set():
-            self.post(stock.TYPE_GO_AWAY, 0, 0, error_code)
-            with trio.move_on_after(_GOODBYE_SECONDS):
-                await self._idle.wait()
-        await self._cleanup_on_error()
+    @property
+    def is_initiator(self) -> bool:
+        """True when we dialled."""
+        return self._initiator
 
-    async def _cleanup_on_error(self) -> None:
-        self._end()
-        if not self._cleaned:
-            self._cleaned = True
-            with trio.CancelScope(shield=True):  # closes the socket and takes the connection off the books
-                await super()._cleanup_on_error()
+    @property
+    def is_established(self) -> bool:
+        """True while streams can be opened."""
+        return self.event_started.is_set() and not self.over.is_set()
 
-    def _end(self) -> None:
-        if self.over.is_set():
-            return
-        for stream_id, stream in self.streams.items():
-            if isinstance(stream, YamuxStream):
-                if stream.recv_closed and not stream.reset_received:
-                    stream.leftover = bytes(self.stream_buffers.get(stream_id, b""))
-                stream.news.set()
-            if (event := self.stream_events.get(stream_id)) is not None:
-                event.set()
-        self.event_shutting_down.set()
-        self.over.set()
-        self._queued.set()
-        self._taken.set()
-        self._idle.set()
-        self._watcher.connection_ended(self)
+    @property
+    def is_closed(self) -> bool:
+        """True when it is over."""
+        return self.over.is_set()
+
+    def get_transport_addresses(self) -> list[Multiaddr]:
+        """Where the connection goes."""
+        return self.secured_conn.get_transport_addresses()
+
+    def get_connection_type(self) -> ConnectionType:
+        """Direct or relayed."""
+        return self.secured_conn.get_connection_type()
+
+    def get_remote_address(self) -> tuple[str, int] | None:
+        """The other end's address and port."""
+        return self.secured_conn.get_remote_address()
 
 
-async def _nothing() -> None:
-    pass
+class YamuxStream(IMuxedStream):
+    """A stream as py-libp2p's own protocols (identify, ping) use it."""
+
+    def __init__(self, conn: YamuxConnection, state: StreamState) -> None:
+        self.conn = conn
+        self.muxed_conn = conn
+        self.state = state
+        self.stream_id = state.id
+        self._duplex = YamuxDuplex(conn.driver, state)
+
+    @classmethod
+    def adopt(cls, stream: Any) -> YamuxStream:
+        """The stream itself: every stream of our connections is one of these."""
+        assert isinstance(stream, cls)
+        return stream
+
+    async def read(self, n: int | None = None) -> bytes:
+        """Up to ``n`` bytes. Raises MuxedStreamEOF at the end."""
+        try:
+            data = await self._duplex.receive(n if n is not None and n >= 0 else _READ_BYTES)
+        except StreamReset as error:
+            raise MuxedStreamReset(str(error)) from error
+        if not data:
+            raise MuxedStreamEOF("the peer ended the stream")
+        return data
+
+    async def write(self, data: bytes) -> None:
+        """Sends all of ``data``."""
+        try:
+            await self._duplex.send(data)
+        except (StreamReset, LocalProtocolError) as error:
+            raise MuxedStreamReset(str(error)) from error
+
+    async def close(self) -> None:
+        """Ends our side."""
+        try:
+            await self._duplex.close_write()
+        except StreamReset as error:
+            _log.debug("closing a stream that is gone: %s", error)
+
+    async def reset(self) -> None:
+        """Aborts both directions."""
+        await self._duplex.reset()
+
+    def set_deadline(self, ttl: int) -> None:
+        """Not offered: callers bound their waits themselves."""
+        raise NotImplementedError("use a cancel scope")
+
+    def get_remote_address(self) -> tuple[str, int] | None:
+        """The other end's address and port."""
+        return self.conn.get_remote_address()
+
+    async def __aenter__(self) -> YamuxStream:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
 
 
 class YamuxUpgrade(MuxerMultistream):
     """Negotiates yamux and builds our connection; stock code builds its own whatever it is given."""
 
     def __init__(self, watcher: ConnectionWatcher) -> None:
-        super().__init__({TProtocol(stock.PROTOCOL_ID): stock.Yamux}, negotiate_timeout=10)
+        super().__init__({TProtocol(PROTOCOL_ID): Yamux}, negotiate_timeout=10)
         self._watcher = watcher
 
     async def new_conn(self, conn: ISecureConn, peer_id: ID) -> IMuxedConn:
         """The muxed connection over a secured one."""
         protocol, _ = await self._selector.select(conn, conn.is_initiator, self.negotiate_timeout)
         return self._annotate_connection(YamuxConnection(conn, peer_id, self._watcher), conn, protocol)
+
+
+def channel_of(secured: ISecureConn) -> SecureChannel:
+    """The fast way in and out where ``secured`` has one."""
+    if hasattr(secured, "receive_some") and hasattr(secured, "send_all"):
+        channel: SecureChannel = secured
+        return channel
+    return _PlainChannel(secured)
+
+
+class _PlainChannel:
+    """What any secured connection of py-libp2p offers."""
+
+    def __init__(self, secured: ISecureConn) -> None:
+        self._secured = secured
+
+    async def receive_some(self) -> bytes:
+        return await self._secured.read(_READ_BYTES)
+
+    async def send_all(self, chunks: Sequence[bytes | memoryview]) -> None:
+        with trio.CancelScope(shield=True):  # the connection is of no use after half a write
+            await self._secured.write(b"".join(chunks))

@@ -11,7 +11,10 @@ from typing import Protocol
 
 from moshgrid.p2p.identity import PeerId
 
-__all__ = ["Network", "Stream", "StreamHandler"]
+__all__ = ["Buffer", "Network", "Stream", "StreamHandler"]
+
+Buffer = bytes | bytearray | memoryview
+"""Bytes to send. Nobody may change them before ``send`` returns."""
 
 
 class Stream(Protocol):
@@ -30,10 +33,11 @@ class Stream(Protocol):
         """The protocol id both sides agreed on."""
         ...
 
-    async def send(self, data: bytes | bytearray | memoryview) -> None:
-        """Sends all of ``data``, waiting while the receiver's window is full.
+    async def send(self, data: Buffer | Sequence[Buffer]) -> None:
+        """Sends all of ``data``, one buffer or several in order, waiting while the receiver's window is full.
 
-        Raises StreamReset when the stream or its connection is gone.
+        Large buffers are sent from where they are. Raises StreamReset when the stream or its connection is
+        gone. Cancelled, an unknown part is sent: reset the stream then; the connection is not harmed.
         """
         ...
 
@@ -41,6 +45,14 @@ class Stream(Protocol):
         """One to ``max_bytes`` bytes, or ``b""`` after the peer's clean end.
 
         Raises StreamReset when the peer reset the stream or the connection was lost.
+        """
+        ...
+
+    async def receive_into(self, buffer: bytearray | memoryview) -> int:
+        """Puts what arrives into ``buffer``: one byte at least; 0 after the peer's clean end.
+
+        The fastest way to receive much: with a large buffer, data is copied once. Raises StreamReset as
+        ``receive`` does, LocalProtocolError for an empty buffer. Cancelled, nothing is lost.
         """
         ...
 

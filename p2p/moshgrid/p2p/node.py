@@ -28,8 +28,9 @@ class Node:
     ``listen``: multiaddrs, by default all interfaces and any free port. ``bootstrap``: full multiaddrs
     of peers to join through; that none answers is no error, they are tried again. ``identity``: None
     for a new one in memory, the path of a key file (made when missing), or an ``Identity``.
-    ``network``: peers of differently named networks ignore each other. ``psk`` and ``relay`` are not
-    available yet. Raises ConfigurationError.
+    ``network``: peers of differently named networks ignore each other. ``psk``: the key of a private
+    network, whose peers connect with nobody else: 32 bytes, the text of a libp2p key file, or its path.
+    ``relay`` is not available yet. Raises ConfigurationError.
 
     From asyncio use ``AsyncNode``.
     """

@@ -23,6 +23,7 @@ from moshgrid.p2p.host import Host, open_host
 from moshgrid.p2p.identity import Identity
 from moshgrid.p2p.link import Link
 from moshgrid.p2p.network import Network
+from moshgrid.p2p.private_network import load_psk
 from moshgrid.p2p.runtime import Operation, Runtime
 
 __all__ = ["DEFAULT_LISTEN", "NodeConfig", "NodeCore"]
@@ -46,13 +47,13 @@ class NodeConfig:
     bootstrap: Sequence[str] = ()
     identity: Identity | str | os.PathLike[str] | None = None
     network: str = "public"
-    psk: object = None
+    psk: object = field(default=None, repr=False)
     relay: bool = False
     keys: Identity = field(init=False)
+    psk_bytes: bytes | None = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        if self.psk is not None:
-            raise ConfigurationError("psk= (private networks) is not available in this version; leave it out")
+        object.__setattr__(self, "psk_bytes", None if self.psk is None else load_psk(self.psk))
         if self.relay:
             raise ConfigurationError("relay=True is not available in this version; leave it out")
         for name in ("listen", "bootstrap"):
@@ -177,7 +178,7 @@ async def _open_node_host(config: NodeConfig) -> AsyncIterator[Host]:
             "(on Debian or Ubuntu first:  apt install build-essential python3-dev libgmp-dev)"
         ) from error
     async with (
-        open_libp2p_network(config.keys, config.listen) as network,
+        open_libp2p_network(config.keys, config.listen, config.psk_bytes) as network,
         open_host(
             network, config.keys, network_name=config.network, bootstrap=tuple(config.bootstrap)
         ) as host,

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
+from collections import deque
 from dataclasses import dataclass, field
 
 import trio
 
-from moshgrid.p2p.errors import Closed, MoshgridError, RemoteProtocolError, StreamReset, Unreachable
+from moshgrid.p2p.errors import MoshgridError, RemoteProtocolError, StreamReset, Unreachable
 from moshgrid.p2p.framing import FrameReader, send_frame
 from moshgrid.p2p.network import Stream
 
@@ -27,7 +27,6 @@ QUERY, ANSWER, REFUSED, CANCEL = 0, 1, 2, 3
 HEADER = 5
 MAX_REASON = 512
 SEND_SECONDS = 10.0
-_MAX_QUEUED = 64
 
 
 class Refused(MoshgridError):
@@ -51,8 +50,10 @@ class RequestChannel:
     def __init__(self, stream: Stream, max_answer: int) -> None:
         self._stream = stream
         self._reader = FrameReader(stream, max_answer + HEADER)
-        # A task of the channel sends, so that a cancelled caller leaves at once and no frame is cut.
-        self._outgoing, self._to_send = trio.open_memory_channel[tuple[int, int, bytes]](_MAX_QUEUED)
+        # A task of the channel sends, so that a cancelled caller leaves at once and no frame is cut. The
+        # queue holds one query or one cancellation for each call of ours.
+        self._queue: deque[tuple[int, int, bytes]] = deque()
+        self._queued = trio.Event()
         self._calls: dict[int, _Call] = {}
         self._next_id = 0
         self.broken: Exception | None = None
@@ -63,21 +64,26 @@ class RequestChannel:
             raise self.broken
         call_id, self._next_id = self._next_id, (self._next_id + 1) % 2**32
         call = self._calls[call_id] = _Call()
+        query = (QUERY, call_id, body)
+        self._put(query)
         try:
-            await self._outgoing.send((QUERY, call_id, body))
             await call.done.wait()
         except trio.Cancelled:
-            with contextlib.suppress(trio.WouldBlock, trio.BrokenResourceError, trio.ClosedResourceError):
-                self._outgoing.send_nowait((CANCEL, call_id, b""))
+            if query in self._queue:
+                self._queue.remove(query)
+            elif self.broken is None:
+                self._put((CANCEL, call_id, b""))
             raise
-        except (trio.BrokenResourceError, trio.ClosedResourceError):
-            raise self.broken or Closed("the request stream is closed") from None
         finally:
-            self._calls.pop(call_id, None)
+            del self._calls[call_id]
         if isinstance(call.outcome, bytes):
             return call.outcome
         assert call.outcome is not None
         raise call.outcome
+
+    def _put(self, item: tuple[int, int, bytes]) -> None:
+        self._queue.append(item)
+        self._queued.set()
 
     async def run(self) -> None:
         """Sends and receives until the stream is over."""
@@ -88,10 +94,13 @@ class RequestChannel:
 
     async def _send_queries(self, scope: trio.CancelScope) -> None:
         try:
-            with self._to_send:
-                async for kind, call_id, body in self._to_send:
+            while True:
+                while self._queue:
+                    kind, call_id, body = self._queue.popleft()
                     with trio.fail_after(SEND_SECONDS):
                         await send_frame(self._stream, bytes([kind]) + call_id.to_bytes(4, "big"), body)
+                self._queued = trio.Event()
+                await self._queued.wait()
         except trio.TooSlowError:
             silence = f"took no bytes for {SEND_SECONDS:g} s"
             self.fail(Unreachable(self._stream.peer, [(self._stream.protocol, silence)]))

@@ -1,8 +1,9 @@
 """Typed requests: one long-lived stream per peer and service carries many at once.
 
 Wire format on a stream of ``/moshgrid/<service>/<version>``: frames of a 4-byte length, then a kind
-byte, a 4-byte request id and a msgpack body. Every read has a deadline or is bounded by an idle
-stream; sizes are checked before allocation; a peer may have only so many requests in work at once.
+byte, a 4-byte request id and a msgpack body. A stream may be idle, but a frame that has begun must be
+whole within a deadline; sizes are checked before allocation; a peer may have only so many requests in
+work at once and so many a second, over however many streams.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from moshgrid.p2p.errors import Closed, MoshgridError, RemoteProtocolError, Stre
 from moshgrid.p2p.framing import FrameReader, send_frame
 from moshgrid.p2p.identity import PeerId
 from moshgrid.p2p.network import Network, Stream
+from moshgrid.p2p.request_budget import Budget, Budgets
 from moshgrid.p2p.request_channel import (
     ANSWER,
     CANCEL,
@@ -61,6 +63,14 @@ class Service(Generic[Query, Answer]):
     """Seconds a handler may take, and the default wait of a caller."""
     concurrency: int = 32
     """Queries of one peer in work at once; more are refused."""
+    rate: float = 2000.0
+    """Queries a second of one peer in the long run; more are not read until it is their turn."""
+    burst: float = 4000.0
+    """Queries of one peer that may come faster than that, after a pause."""
+    streams: int = 8
+    """Streams of one peer; more are reset."""
+    read_seconds: float = 10.0
+    """From the first byte of a query to its last."""
 
     @cached_property
     def query_decoder(self) -> msgspec.msgpack.Decoder[Any]:
@@ -89,8 +99,16 @@ class Requests:
     def serve(self, service: Service[Query, Answer], handler: RequestHandler[Query, Answer]) -> None:
         """Answers queries of ``service`` with ``handler`` from now on."""
 
+        budgets = Budgets(service.rate, service.burst)
+
         async def answer_stream(stream: Stream) -> None:
-            await _Answering(stream, service, handler).run()
+            budget = budgets.open(stream.peer, trio.current_time())
+            try:
+                if budget.streams > service.streams:
+                    raise RemoteProtocolError(stream.peer, f"opened more than {service.streams} streams")
+                await _Answering(stream, service, handler, budget).run()
+            finally:
+                budgets.close(stream.peer)
 
         self._network.serve(service.protocol, answer_stream)
 
@@ -159,8 +177,10 @@ class _Answering(Generic[Query, Answer]):
         stream: Stream,
         service: Service[Query, Answer],
         handler: RequestHandler[Query, Answer],
+        budget: Budget,
     ) -> None:
         self._stream = stream
+        self._budget = budget
         self._service = service
         self._handler = handler
         self._sending = trio.Lock()
@@ -170,7 +190,7 @@ class _Answering(Generic[Query, Answer]):
         reader = FrameReader(self._stream, self._service.max_query + HEADER)
         async with trio.open_nursery() as nursery:
             try:
-                while (frame := await reader.read()) is not None:
+                while (frame := await self._next_frame(reader)) is not None:
                     if len(frame) < HEADER:
                         raise RemoteProtocolError(self._stream.peer, "sent a query without a header")
                     kind, call_id = frame[0], int.from_bytes(frame[1:5], "big")
@@ -179,14 +199,31 @@ class _Answering(Generic[Query, Answer]):
                             scope.cancel()
                     elif kind != QUERY or call_id in self._running:
                         raise RemoteProtocolError(self._stream.peer, f"sent frame kind {kind} out of turn")
-                    elif len(self._running) >= self._service.concurrency:
-                        limit = f"more than {self._service.concurrency} requests at once"
-                        await self._send(REFUSED, call_id, limit.encode())
                     else:
-                        scope = self._running[call_id] = trio.CancelScope()
-                        nursery.start_soon(self._answer, scope, call_id, frame[HEADER:])
+                        await self._take(call_id, frame[HEADER:], nursery)
             finally:
                 nursery.cancel_scope.cancel()
+
+    async def _next_frame(self, reader: FrameReader) -> bytes | None:
+        if not await reader.begins():
+            return None
+        with trio.move_on_after(self._service.read_seconds):
+            return await reader.read()
+        raise RemoteProtocolError(
+            self._stream.peer,
+            f"sent a part of a query and not the rest within {self._service.read_seconds:g} s",
+        )
+
+    async def _take(self, call_id: int, body: bytes, nursery: trio.Nursery) -> None:
+        if wait := self._budget.bucket.reserve(trio.current_time()):
+            await trio.sleep(wait)
+        if self._budget.running >= self._service.concurrency:
+            limit = f"more than {self._service.concurrency} requests at once"
+            await self._send(REFUSED, call_id, limit.encode())
+            return
+        self._budget.running += 1
+        scope = self._running[call_id] = trio.CancelScope()
+        nursery.start_soon(self._answer, scope, call_id, body)
 
     async def _answer(self, scope: trio.CancelScope, call_id: int, body: bytes) -> None:
         scope.deadline = min(scope.deadline, trio.current_time() + self._service.deadline)
@@ -195,7 +232,8 @@ class _Answering(Generic[Query, Answer]):
             with scope:
                 kind, reply = await self._reply(body)
         finally:
-            self._running.pop(call_id, None)
+            del self._running[call_id]
+            self._budget.running -= 1
         with contextlib.suppress(StreamReset):  # the asker is gone; the reading side ends the stream
             await self._send(kind, call_id, reply)
 

@@ -32,13 +32,15 @@ class MemoryNetwork:
         self.rate = rate
         self.dialable = dialable
         self.closed = False
-        self.frozen = False
+        self.frozen: object = None
+        """What tells one freeze from another; None for none."""
         self.streams: dict[MemoryStream, None] = {}  # in order, so that runs repeat
         self._tasks: dict[trio.CancelScope, None] = {}
         self._peer_id = peer
         self._number = number
         self._handlers: dict[str, StreamHandler] = {}
         self._links: dict[PeerId, MemoryNetwork] = {}
+        self._lost_frozen: list[MemoryNetwork] = []
         self._addrs: dict[PeerId, list[str]] = {}
         self._listeners: dict[object, Callable[[PeerId], None]] = {}
         self._link_changed = trio.Event()
@@ -186,12 +188,21 @@ class MemoryNetwork:
 
     def freeze(self) -> None:
         """Nothing completes from now on."""
-        self.frozen = True
+        self.frozen = object()
 
     def thaw(self) -> None:
-        """Goes on."""
-        self.frozen = False
+        """Goes on, and finds out who has given it up."""
+        self.frozen = None
+        lost, self._lost_frozen = self._lost_frozen, []
+        for other in lost:
+            self.unlink(other)
         self.wake()
+
+    def lose_all(self) -> None:
+        """Everybody gives up this frozen peer."""
+        for other in list(self._links.values()):
+            other.unlink(self)
+            self._lost_frozen.append(other)
 
     def wake(self) -> None:
         """Lets everything that waits on this peer look again."""

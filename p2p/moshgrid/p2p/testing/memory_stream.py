@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import trio
 
 from moshgrid.p2p.errors import Closed, LocalProtocolError, StreamReset
 from moshgrid.p2p.identity import PeerId
+from moshgrid.p2p.network import Buffer
 
 if TYPE_CHECKING:
     from moshgrid.p2p.testing.memory_network import MemoryNetwork
@@ -132,9 +134,11 @@ class MemoryStream:
         """The protocol id."""
         return self._protocol
 
-    async def send(self, data: bytes | bytearray | memoryview) -> None:
+    async def send(self, data: Buffer | Sequence[Buffer]) -> None:
         """Sends all of ``data``; waits while the window is full."""
         await trio.lowlevel.checkpoint()
+        if not isinstance(data, (bytes, bytearray, memoryview)):
+            data = b"".join(data)
         with memoryview(data).cast("B") as view:
             at = 0
             while at < len(view):
@@ -159,6 +163,15 @@ class MemoryStream:
             if data is not None:
                 return data
             await self._into.changed()
+
+    async def receive_into(self, buffer: bytearray | memoryview) -> int:
+        """Puts what has arrived into ``buffer``; 0 after the clean end."""
+        with memoryview(buffer).cast("B") as view:
+            if not len(view):
+                raise LocalProtocolError("receive_into with an empty buffer")
+            data = await self.receive(len(view))
+            view[: len(data)] = data
+        return len(data)
 
     def _check_alive(self) -> None:
         if self._network.closed:

@@ -19,6 +19,8 @@ from moshgrid.p2p.testing.memory_network import MemoryNetwork
 __all__ = ["MemorySwitch"]
 
 _RETRANSMISSION = 0.2
+_SILENCE_SECONDS = 14.0
+"""How long the others wait for a frozen peer, as the real network does."""
 
 
 class MemorySwitch:
@@ -104,8 +106,22 @@ class MemorySwitch:
         network.unlink(lost)
 
     def freeze(self, peer: PeerId) -> None:
-        """Stops a peer as SIGSTOP would: nothing it does completes, and nobody is told."""
-        self._networks[peer].freeze()
+        """Stops a peer as SIGSTOP would: nothing it does completes.
+
+        Nobody is told; those connected to it give it up when it has been silent for 14 s.
+        """
+        network = self._networks[peer]
+        if not network.frozen:
+            network.freeze()
+            self.nursery.start_soon(self._give_up, network)
+
+    async def _give_up(self, network: MemoryNetwork) -> None:
+        freeze = network.frozen
+        with trio.move_on_after(_SILENCE_SECONDS):
+            while network.frozen is freeze:
+                await network.wait_link()
+        if network.frozen is freeze:
+            network.lose_all()
 
     def thaw(self, peer: PeerId) -> None:
         """Lets a frozen peer go on."""

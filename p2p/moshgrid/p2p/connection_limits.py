@@ -1,0 +1,210 @@
+"""How many connections strangers may hold, and whose turn it is to go: counting only, no sockets.
+
+Every budget belongs to a source (an IPv4 address, or the /56 of an IPv6 one). Nothing that one source does
+closes the door for the others: when all places are taken, the source that holds most of them loses its
+oldest connection to the newcomer, unless the newcomer's source holds as many.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+
+__all__ = ["HOME", "Admission", "ConnectionLimits", "Guest", "Refusal", "source_of"]
+
+Range = IPv4Network | IPv6Network
+
+HOME: tuple[Range, ...] = tuple(
+    ip_network(text)
+    for text in (
+        *("127.0.0.0/8", "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "169.254.0.0/16"),
+        *("::1/128", "fc00::/7", "fe80::/10"),
+    )
+)
+"""Loopback and local networks: nobody there is a crowd of strangers."""
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionLimits:
+    """Bounds on connections that others make to us; the defaults suit a public peer.
+
+    Behind one address there may be many honest peers: 24 volunteers of one household or university work.
+    """
+
+    unauthenticated_per_source: int = 16
+    """Connections of one source that have not proved who they are."""
+    authenticated_per_source: int = 64
+    """Connections of one source that have."""
+    per_peer: int = 8
+    """Connections with one peer, whoever dialled; another one ends the oldest."""
+    transient: int = 512
+    """Unauthenticated connections in all."""
+    total: int = 1024
+    """Authenticated connections in all that others made."""
+    handshake_seconds: float = 10.0
+    """From a connection's first moment until it is secured and multiplexed."""
+    exempt: tuple[Range, ...] = HOME
+    """Sources without limits of their own; the sums in all bind them too."""
+    streams_per_peer: int = 1024
+    """Streams that one peer may have open here, over all its connections."""
+    negotiation_seconds: float = 10.0
+    """From a stream's first moment until its protocol is agreed on."""
+
+    def fitted(self, descriptors: int) -> ConnectionLimits:
+        """The same within what a process with so many file descriptors can hold: three quarters of them."""
+        return ConnectionLimits(
+            **{
+                **{name: getattr(self, name) for name in self.__slots__},
+                "transient": max(8, min(self.transient, descriptors // 4)),
+                "total": max(16, min(self.total, descriptors // 2)),
+            }
+        )
+
+
+class Refusal(Enum):
+    """Why a connection was closed unheard."""
+
+    UNAUTHENTICATED = "too many connections of this address have not said who they are"
+    AUTHENTICATED = "too many connections from this address"
+    FULL = "all places are taken"
+
+
+def source_of(address: str) -> str:
+    """Whose budget a connection from ``address`` is charged to."""
+    ip = ip_address(address.partition("%")[0])
+    if not isinstance(ip, IPv6Address):
+        return str(ip)
+    if ip.ipv4_mapped is not None:
+        return str(ip.ipv4_mapped)
+    return str(ip_network((ip, 56), strict=False))
+
+
+class Guest:
+    """One connection that somebody made to us, until it has left."""
+
+    __slots__ = ("crowd", "dismiss", "exempt", "source")
+
+    def __init__(self, source: str, exempt: bool, dismiss: Callable[[], None]) -> None:
+        self.source = source
+        self.exempt = exempt
+        self.dismiss = dismiss
+        self.crowd: _Crowd | None = None
+
+
+class Admission:
+    """Says who may come in and who may stay."""
+
+    def __init__(self, limits: ConnectionLimits, *, members_only: bool = False) -> None:
+        self.limits = limits
+        self.refused = dict.fromkeys(Refusal, 0)
+        """How many were, since the start."""
+        self._members_only = members_only
+        self._strangers = _Crowd(limits.unauthenticated_per_source, limits.transient)
+        self._known = _Crowd(limits.authenticated_per_source, limits.total)
+
+    @property
+    def unauthenticated(self) -> int:
+        """Connections now that have not said who they are."""
+        return self._strangers.size
+
+    @property
+    def authenticated(self) -> int:
+        """Connections now of peers that have."""
+        return self._known.size
+
+    def arrived(self, address: str, dismiss: Callable[[], None]) -> Guest | Refusal:
+        """Somebody connected. ``dismiss`` is called when the place is needed for another."""
+        ip = ip_address(address.partition("%")[0])
+        if isinstance(ip, IPv6Address) and ip.ipv4_mapped is not None:
+            ip = ip.ipv4_mapped
+        exempt = any(ip in home for home in self.limits.exempt if home.version == ip.version)
+        guest = Guest(source_of(address), exempt, dismiss)
+        return self._seat(guest, self._strangers, Refusal.UNAUTHENTICATED) or guest
+
+    def authenticate(self, guest: Guest) -> Refusal | None:
+        """The guest proved who it is; None when it may stay. In a private network a member always may."""
+        self.left(guest)
+        guest.exempt = guest.exempt or self._members_only
+        return self._seat(guest, self._known, Refusal.AUTHENTICATED)
+
+    def left(self, guest: Guest) -> None:
+        """The connection is over; to say so again does nothing."""
+        if guest.crowd is not None:
+            guest.crowd.remove(guest)
+
+    def make_room(self) -> None:
+        """Dismisses one that has not said who it is: the process has no descriptors left."""
+        if (oldest := self._strangers.oldest()) is not None:
+            self._dismiss(oldest)
+
+    def _seat(self, guest: Guest, crowd: _Crowd, crowded: Refusal) -> Refusal | None:
+        refusal = None
+        if not guest.exempt and crowd.count(guest.source) >= crowd.per_source:
+            refusal = crowded
+        elif crowd.size >= crowd.places:
+            oldest = crowd.oldest()
+            if oldest is None or (
+                not guest.exempt and crowd.count(oldest.source) <= crowd.count(guest.source)
+            ):
+                refusal = Refusal.FULL
+            else:
+                self._dismiss(oldest)
+        if refusal is None:
+            crowd.add(guest)
+        else:
+            self.refused[refusal] += 1
+        return refusal
+
+    def _dismiss(self, guest: Guest) -> None:
+        self.left(guest)
+        guest.dismiss()
+
+
+class _Crowd:
+    """Guests by source, and sources by how many guests they have, so that the largest is found at once."""
+
+    def __init__(self, per_source: int, places: int) -> None:
+        self.per_source = per_source
+        self.places = places
+        self.size = 0
+        self._guests: dict[str, dict[Guest, None]] = {}
+        self._levels: dict[int, dict[str, None]] = {}
+
+    def count(self, source: str) -> int:
+        return len(self._guests.get(source, ()))
+
+    def add(self, guest: Guest) -> None:
+        guest.crowd = self
+        self.size += 1
+        if not guest.exempt:
+            self._guests.setdefault(guest.source, {})[guest] = None
+            self._moved(guest.source, +1)
+
+    def remove(self, guest: Guest) -> None:
+        guest.crowd = None
+        self.size -= 1
+        if guest.exempt:
+            return
+        del self._guests[guest.source][guest]
+        self._moved(guest.source, -1)
+        if not self._guests[guest.source]:
+            del self._guests[guest.source]
+
+    def oldest(self) -> Guest | None:
+        """The oldest guest of the source that has most; None when all guests are exempt."""
+        if not self._levels:
+            return None
+        source = next(iter(self._levels[max(self._levels)]))
+        return next(iter(self._guests[source]))
+
+    def _moved(self, source: str, step: int) -> None:
+        now = self.count(source)
+        if now - step:
+            level = self._levels[now - step]
+            del level[source]
+            if not level:
+                del self._levels[now - step]
+        if now:
+            self._levels.setdefault(now, {})[source] = None

@@ -1,0 +1,177 @@
+"""Runs a yamux session over a secured connection: one task reads, one writes, one keeps the time."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+import trio
+
+from moshgrid.p2p.identity import PeerId
+from moshgrid.p2p.secure_channel import SecureChannel
+from moshgrid.p2p.yamux_limits import YamuxLimits
+from moshgrid.p2p.yamux_session import SessionOver, YamuxSession
+from moshgrid.p2p.yamux_stream import StreamState
+
+__all__ = ["Waiters", "YamuxDriver"]
+
+_GOODBYE_SECONDS = 1.0
+_CLOSE_SECONDS = 1.0
+
+
+class Waiters:
+    """The tasks that wait for one stream."""
+
+    __slots__ = ("readers", "writers")
+
+    def __init__(self) -> None:
+        self.readers = trio.lowlevel.ParkingLot()
+        self.writers = trio.lowlevel.ParkingLot()
+
+
+class YamuxDriver:
+    """One connection. ``failures`` are the exceptions by which ``channel`` says that it is broken."""
+
+    def __init__(
+        self,
+        peer: PeerId,
+        channel: SecureChannel,
+        close_channel: Callable[[], Awaitable[None]],
+        *,
+        initiator: bool,
+        failures: tuple[type[Exception], ...],
+        on_over: Callable[[], None],
+        limits: YamuxLimits | None = None,
+    ) -> None:
+        self.peer = peer
+        self.session = YamuxSession(initiator, trio.current_time(), limits)
+        self.over = trio.Event()
+        """No stream lives any more, and none will."""
+        self.finished = trio.Event()
+        """The channel is closed too."""
+        self._channel = channel
+        self._close_channel = close_channel
+        self._failures = failures
+        self._on_over = on_over
+        self._work = trio.Event()
+        self._alarm = trio.CancelScope()
+        self._all_written = trio.Event()
+        self._acceptors = trio.lowlevel.ParkingLot()
+
+    async def run(self) -> None:
+        """Returns when the connection is over and closed."""
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._write)
+                nursery.start_soon(self._read)
+                nursery.start_soon(self._keep_time)
+                try:
+                    await self.over.wait()
+                    with trio.move_on_after(_GOODBYE_SECONDS):
+                        await self._all_written.wait()
+                finally:
+                    # First of all the channel: a write that waits for a frozen peer cannot be cancelled.
+                    with trio.CancelScope(shield=True, deadline=trio.current_time() + _CLOSE_SECONDS):
+                        await self._close_channel()
+                nursery.cancel_scope.cancel()
+        finally:
+            self.session.end("the connection was closed")
+            self.spread()
+            self.finished.set()
+
+    async def _read(self) -> None:
+        session = self.session
+        try:
+            while session.over is None:
+                data = await self._channel.receive_some()
+                if not data:
+                    session.end("the connection was lost")
+                    break
+                at = session.receive(data, trio.current_time())
+                self.spread()
+                while at < len(data) and session.over is None:
+                    await trio.lowlevel.checkpoint()
+                    at += session.receive(memoryview(data)[at:], trio.current_time())
+                    self.spread()
+        except self._failures as error:
+            session.end(f"the connection was lost: {error}")
+        self.spread()
+
+    async def _write(self) -> None:
+        session = self.session
+        try:
+            while True:
+                frames = session.take()
+                if frames:
+                    began = trio.current_time()
+                    await self._channel.send_all(frames)
+                    session.written(trio.current_time() - began)
+                    self.spread()
+                elif session.over is not None:
+                    break
+                else:
+                    self._work = trio.Event()
+                    await self._work.wait()
+        except self._failures as error:
+            session.end(f"the connection takes no more: {error}")
+        self.spread()
+        self._all_written.set()
+
+    async def _keep_time(self) -> None:
+        while self.session.over is None:
+            with trio.CancelScope(deadline=self.session.deadline) as self._alarm:
+                await trio.sleep_forever()
+            self.session.tick(trio.current_time())
+            self.spread()
+
+    def spread(self) -> None:
+        """Wakes whoever the last change of the session concerns."""
+        session = self.session
+        if session.readable:
+            for stream in session.readable:
+                _waiters_of(stream).readers.unpark_all()
+            session.readable.clear()
+        if session.writable:
+            for stream in session.writable:
+                _waiters_of(stream).writers.unpark_all()
+            session.writable.clear()
+        if session.opened:
+            self._acceptors.unpark_all()
+        self._work.set()
+        if (deadline := session.deadline) < self._alarm.deadline:
+            self._alarm.deadline = deadline
+        if session.over is not None and not self.over.is_set():
+            self.over.set()
+            self._acceptors.unpark_all()
+            self._on_over()
+
+    def open(self) -> StreamState:
+        """A new stream. Raises TooManyStreams or SessionOver."""
+        stream = self.session.open(trio.current_time())
+        stream.owner = Waiters()
+        self.spread()
+        return stream
+
+    async def accept(self) -> StreamState:
+        """The next stream that the peer opened. Raises SessionOver."""
+        while True:
+            while self.session.opened and self.session.over is None:
+                stream = self.session.opened.popleft()
+                if stream.lost is None:
+                    _waiters_of(stream)
+                    await trio.lowlevel.checkpoint()
+                    return stream
+            if self.session.over is not None:
+                raise SessionOver(self.session.over)
+            await self._acceptors.park()
+
+    def leave(self, reason: str) -> None:
+        """Says goodbye, after what may still be sent; ``run`` returns soon."""
+        self.session.leave(reason)
+        self.spread()
+
+
+def _waiters_of(stream: StreamState) -> Waiters:
+    if stream.owner is None:
+        stream.owner = Waiters()
+    assert isinstance(stream.owner, Waiters)
+    return stream.owner

@@ -1,0 +1,59 @@
+"""yamux frames: the twelve bytes before each, and what they may say."""
+
+from __future__ import annotations
+
+import struct
+
+__all__ = [
+    "ACK",
+    "DATA",
+    "FIN",
+    "GO_AWAY",
+    "HEADER",
+    "HEADER_SIZE",
+    "INITIAL_WINDOW",
+    "MAX_PAYLOAD",
+    "PING",
+    "RST",
+    "SYN",
+    "WINDOW_UPDATE",
+    "find_fault",
+    "pack_header",
+]
+
+DATA, WINDOW_UPDATE, PING, GO_AWAY = 0, 1, 2, 3
+SYN, ACK, FIN, RST = 1, 2, 4, 8
+
+HEADER = struct.Struct("!BBHII")
+"""Version, type, flags, stream id, and length: of the payload, or the credit, or an opaque value."""
+
+HEADER_SIZE = HEADER.size
+INITIAL_WINDOW = 256 * 1024
+MAX_PAYLOAD = 65507
+"""With its header one Noise message exactly: 65,535 bytes less the tag and the header."""
+
+
+def pack_header(kind: int, flags: int, stream_id: int, length: int) -> bytes:
+    """The header of a frame."""
+    return HEADER.pack(0, kind, flags, stream_id, length)
+
+
+def find_fault(version: int, kind: int, flags: int, stream_id: int) -> str | None:
+    """What no yamux peer may say; None when the header is in order."""
+    if version != 0:
+        return f"sent a frame of yamux version {version}"
+    if kind > GO_AWAY:
+        return f"sent a frame of unknown type {kind}"
+    if flags > 15:
+        return f"sent a frame with unknown flags {flags:#x}"
+    if kind <= WINDOW_UPDATE:
+        if stream_id == 0:
+            return "sent a stream's frame without a stream"
+        if flags & SYN and flags & ACK:
+            return "opened a stream and accepted it in one frame"
+        return None
+    if stream_id != 0:
+        return "sent a connection's frame for one stream"
+    if kind == PING and flags not in (SYN, ACK):
+        return "sent a ping that neither asks nor answers"
+    return None

@@ -1,0 +1,72 @@
+"""Keep-alive and round trips: pings out, and what silence means."""
+
+from __future__ import annotations
+
+from collections import deque
+
+__all__ = ["PING_SECONDS", "SILENCE_SECONDS", "Pulse"]
+
+PING_SECONDS = 5.0
+SILENCE_SECONDS = 9.0
+"""Silence after a ping that ends a connection; with ``PING_SECONDS`` less than 15."""
+_FIRST_SECONDS = 0.01
+_SAMPLES = 8
+_OVERSLEPT = 1.0
+
+
+class Pulse:
+    """One ping at a time; a peer that sends nothing at all for so long after one is gone.
+
+    The first pings follow each other closely: a round trip in a connection's first moments is long.
+    """
+
+    def __init__(self, now: float) -> None:
+        self._heard_at = now
+        self._ping_at = now
+        self._sent_at: float | None = None
+        self._value = 0
+        self._pause = _FIRST_SECONDS
+        self._samples: deque[float] = deque(maxlen=_SAMPLES)
+
+    @property
+    def rtt(self) -> float | None:
+        """The shortest of the last round trips: the path's own, without queues."""
+        return min(self._samples, default=None)
+
+    @property
+    def deadline(self) -> float:
+        """When ``due_ping`` or ``is_lost`` may have an answer."""
+        if self._sent_at is None:
+            return self._ping_at
+        return max(self._sent_at, self._heard_at) + SILENCE_SECONDS
+
+    def heard(self, now: float) -> None:
+        """Anything came from the peer."""
+        self._heard_at = now
+
+    def is_lost(self, now: float) -> bool:
+        """True when the peer has been silent for too long."""
+        if self._sent_at is None or now < self.deadline:
+            return False
+        if now > self.deadline + _OVERSLEPT:
+            # This process itself has slept: what the peer sent meanwhile waits to be read.
+            self._heard_at = now
+            return False
+        return True
+
+    def due_ping(self, now: float) -> int | None:
+        """The value of a ping to send now, if one is due."""
+        if self._sent_at is not None or now < self._ping_at:
+            return None
+        self._sent_at = now
+        self._value = (self._value + 1) % 2**32
+        return self._value
+
+    def pong(self, value: int, now: float) -> None:
+        """An answer came; one to nothing that was asked is ignored."""
+        if self._sent_at is None or value != self._value:
+            return
+        self._samples.append(now - self._sent_at)
+        self._ping_at = now + min(self._pause, PING_SECONDS)
+        self._pause = min(self._pause * 4, PING_SECONDS)
+        self._sent_at = None

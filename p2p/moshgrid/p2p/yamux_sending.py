@@ -1,0 +1,100 @@
+"""Which frames go out next, and how many at once."""
+
+from __future__ import annotations
+
+from collections import deque
+
+from moshgrid.p2p.yamux_frames import DATA, FIN, HEADER_SIZE, MAX_PAYLOAD, pack_header
+from moshgrid.p2p.yamux_schedule import TurnQueue
+from moshgrid.p2p.yamux_stream import StreamState
+
+__all__ = ["FrameWriter"]
+
+_MAX_RUN = 16 * (HEADER_SIZE + MAX_PAYLOAD)
+_MIN_RUN = HEADER_SIZE + MAX_PAYLOAD
+_FAST, _SLOW = 0.001, 0.0025
+_JOIN = 1024
+
+
+class FrameWriter:
+    """Cuts what streams have queued into frames, in runs of a length that the path takes quickly.
+
+    Frames without payload come first, then streams take turns, a frame each. A run that took long to
+    write makes the next ones shorter, so that what is urgent never waits long for what is big.
+    """
+
+    def __init__(self) -> None:
+        self._turns = TurnQueue()
+        self._control: deque[bytes] = deque()
+        self._last_words: bytes | None = None
+        self._run = _MAX_RUN
+        self._in_flight: list[StreamState] = []
+
+    def control(self, kind: int, flags: int, stream_id: int, length: int) -> int:
+        """Queues a frame without payload; returns how many wait."""
+        self._control.append(pack_header(kind, flags, stream_id, length))
+        return len(self._control)
+
+    def hurry(self, stream: StreamState) -> None:
+        """Sends the little that a stream has queued before anything else: its end comes next."""
+        size = stream.queued
+        if stream.can_send and 0 < size <= min(stream.send_window, MAX_PAYLOAD):
+            self._control.append(b"".join((pack_header(DATA, 0, stream.id, size), *stream.take_out(size))))
+
+    def wake(self, stream: StreamState) -> None:
+        """A stream may have something to send."""
+        if stream.can_send:
+            self._turns.add(stream)
+
+    def silence(self) -> None:
+        """Nothing more is to be sent."""
+        self._turns = TurnQueue()
+        self._control.clear()
+
+    def finish(self, last_words: bytes) -> None:
+        """Sends ``last_words`` when there is nothing else to send."""
+        self._last_words = last_words
+
+    def take(self) -> tuple[list[bytes | memoryview], list[StreamState]]:
+        """The next run of frames, and the streams whose end is among them."""
+        frames: list[bytes | memoryview] = []
+        ended: list[StreamState] = []
+        if self._control:
+            frames.append(b"".join(self._control))
+            self._control.clear()
+        room = self._run
+        while room > 0 and (stream := self._turns.take()) is not None:
+            size = min(stream.queued, stream.send_window, MAX_PAYLOAD)
+            stream.send_window -= size
+            pieces = stream.take_out(size)
+            flags = 0
+            if stream.end_queued and not stream.queued:
+                flags = FIN
+                stream.end_sent = True
+                ended.append(stream)
+            header = pack_header(DATA, flags, stream.id, size)
+            if size <= _JOIN:
+                frames.append(b"".join((header, *pieces)))
+            else:
+                frames.append(header)
+                frames += pieces
+            if not stream.in_flight:
+                stream.in_flight = True
+                self._in_flight.append(stream)
+            self._turns.sent(stream, size)
+            room -= HEADER_SIZE + size
+        if not frames and self._last_words is not None:
+            frames.append(self._last_words)
+            self._last_words = None
+        return frames, ended
+
+    def written(self, seconds: float) -> list[StreamState]:
+        """The run that was taken is written; the streams whose memory is free now."""
+        if seconds > _SLOW:
+            self._run = max(self._run // 2, _MIN_RUN)
+        elif seconds < _FAST:
+            self._run = min(self._run * 2, _MAX_RUN)
+        freed, self._in_flight = self._in_flight, []
+        for stream in freed:
+            stream.in_flight = False
+        return freed

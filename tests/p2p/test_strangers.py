@@ -1,0 +1,359 @@
+"""What strangers can do to a peer, played over raw sockets against a real process with the real limits.
+
+Numbers: everything from a stranger is bounded to 64 KiB and a deadline; 16 unheard connections of one
+address; nothing that one address does keeps another out; memory and descriptors come back.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import socket
+import statistics
+import struct
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from itertools import count
+from pathlib import Path
+
+import pytest
+import trio
+
+from moshgrid.p2p.connection_limits import ConnectionLimits
+from moshgrid.p2p.errors import Unreachable
+from moshgrid.p2p.identity import Identity
+from moshgrid.p2p.libp2p_network import open_libp2p_network
+from moshgrid.p2p.network import Network
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc and uses all of 127.0.0.0/8")
+
+SCRIPT = Path(__file__).parent / "peer_process.py"
+ECHO = "/test/echo/1"
+HANDSHAKE_SECONDS = 1.5
+MEGABYTE = 1 << 20
+
+HEADER = b"\x13/multistream/1.0.0\n"
+NOISE, TLS = HEADER + b"\x07/noise\n", HEADER + b"\x0b/tls/1.0.0\n"
+
+BOMBS = {
+    "silence": b"",
+    "a web browser": b"GET / HTTP/1.1\r\n" * 5000,
+    "a line of 400 MiB": b"\x80\x80\x80\xc8\x01" + bytes(MEGABYTE),
+    "an endless number": b"\xff" * MEGABYTE,
+    "lines as long as allowed": HEADER + (b"\x80\x08" + b"x" * 1023 + b"\n") * 1000,
+    "proposals without end": HEADER + b"\3/a\n" * 100_000,
+    "half a line": HEADER + b"\x80\x08" + b"x" * 1000,
+    "a large Noise message": NOISE + b"\xff\xff" + bytes(MEGABYTE),
+    "a Noise message that is noise": NOISE + b"\0\x20" + bytes(32) + b"\xff\xff" + bytes(MEGABYTE),
+    "a large TLS record": TLS + b"\x16\x03\x01\xff\xff" + bytes(MEGABYTE),
+    "TLS records without end": TLS + (b"\x16\x03\x01\x40\x00" + b"\1\0\xff\xfc" + bytes(16380)) * 60,
+}
+
+
+async def until(condition: Callable[[], bool], within: float) -> None:
+    """Waits for what shows from outside only."""
+    with trio.fail_after(within):
+        while not condition():  # noqa: ASYNC110
+            await trio.sleep(0.02)
+
+
+class Victim:
+    """A peer in another process, seen from outside."""
+
+    def __init__(self, process: trio.Process, addr: str) -> None:
+        self.process = process
+        self.addr = addr
+        self.port = int(addr.split("/")[4])
+        self.peer = addr.rpartition("/")[2]
+
+    def memory(self) -> int:
+        """Resident bytes."""
+        pages = Path(f"/proc/{self.process.pid}/statm").read_text().split()[1]
+        return int(pages) * os.sysconf("SC_PAGE_SIZE")
+
+    def descriptors(self) -> int:
+        """Open files."""
+        return len(os.listdir(f"/proc/{self.process.pid}/fd"))
+
+    async def rests_at(self, descriptors: int, within: float) -> None:
+        """Waits until no more files are open than that."""
+        await until(lambda: self.descriptors() <= descriptors, within)
+
+
+@asynccontextmanager
+async def victim() -> AsyncIterator[Victim]:
+    command = [sys.executable, str(SCRIPT), "--strict", str(HANDSHAKE_SECONDS)]
+    process = await trio.lowlevel.open_process(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    )
+    try:
+        assert process.stdout is not None
+        line = b""
+        while not line.endswith(b"\n"):
+            piece = await process.stdout.receive_some()
+            assert piece, "the peer process ended"
+            line += piece
+        yield Victim(process, line.decode().strip())
+        assert process.returncode is None
+    finally:
+        if process.returncode is None:
+            process.send_signal(signal.SIGKILL)
+        with trio.CancelScope(shield=True):
+            await process.wait()
+
+
+async def knock(port: int, source: str) -> trio.SocketStream:
+    """A raw connection from one of this computer's many addresses."""
+    sock = trio.socket.socket()
+    await sock.bind((source, 0))
+    await sock.connect(("127.0.0.1", port))
+    return trio.SocketStream(sock)
+
+
+async def is_closed_after(stream: trio.SocketStream, data: bytes = b"") -> float:
+    """Sends as much of ``data`` as is taken; the seconds until the end."""
+    began = trio.current_time()
+    async with trio.open_nursery() as nursery:
+
+        async def send() -> None:
+            with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+                await stream.send_all(data)
+
+        nursery.start_soon(send)
+        with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+            while await stream.receive_some(65536):
+                pass
+        nursery.cancel_scope.cancel()
+    await trio.aclose_forcefully(stream)
+    return trio.current_time() - began
+
+
+def abort(stream: trio.SocketStream) -> None:
+    """Ends a connection so that this computer forgets it at once."""
+    stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    stream.socket.close()
+
+
+async def honest_visits(victim: Victim, visits: int) -> list[float]:
+    """Seconds that each of some visits by new peers took, with an echo."""
+    seconds = []
+    for _ in range(visits):
+        async with open_libp2p_network(Identity.generate(), []) as visitor:
+            began = trio.current_time()
+            await visitor.dial(victim.addr)
+            stream = await visitor.open_stream(victim.peer, ECHO)
+            await stream.send(b"hello")
+            assert await stream.receive() == b"hello"
+            seconds.append(trio.current_time() - began)
+    return seconds
+
+
+def against(attack: Callable[[Victim], Awaitable[None]], limit: float = 60.0) -> None:
+    """Runs ``attack`` on a peer that has been used, and looks whether it rests afterwards."""
+
+    async def main() -> None:
+        with trio.fail_after(limit):
+            async with victim() as target:
+                await honest_visits(target, 2)
+                before = target.descriptors()
+                await attack(target)
+                assert max(await honest_visits(target, 1)) < 1.0
+                await target.rests_at(before, HANDSHAKE_SECONDS + 3.0)
+
+    trio.run(main)
+
+
+def test_what_a_stranger_sends_is_not_kept():
+    async def attack(victim: Victim) -> None:
+        held, connections = [], 512
+        before, most = victim.memory(), 0
+        bombs = list(BOMBS.values())
+        async with trio.open_nursery() as nursery:
+
+            async def one(number: int) -> None:
+                stream = await knock(victim.port, f"127.0.1.{1 + number // 16}")
+                held.append(await is_closed_after(stream, bombs[number % len(bombs)]))
+
+            async def watch() -> None:
+                nonlocal most
+                while True:
+                    most = max(most, victim.memory())
+                    await trio.sleep(0.02)
+
+            nursery.start_soon(watch)
+            async with trio.open_nursery() as attackers:
+                for number in range(connections):
+                    attackers.start_soon(one, number)
+            nursery.cancel_scope.cancel()
+        assert len(held) == connections
+        assert max(held) < HANDSHAKE_SECONDS + 3.0
+        assert most - before < 32 * MEGABYTE
+        # A second time costs nothing more: what grew is what the allocator keeps.
+        assert victim.memory() - before < 32 * MEGABYTE
+
+    against(attack)
+
+
+@pytest.mark.parametrize("bomb", BOMBS)
+def test_each_way_to_be_rude_ends_in_time(bomb):
+    limits = ConnectionLimits(handshake_seconds=0.4)
+
+    async def main() -> None:
+        with trio.fail_after(20.0):
+            async with open_libp2p_network(Identity.generate(), limits=limits) as network:
+                stream = await knock(int(network.addrs[0].split("/")[4]), "127.0.0.1")
+                assert await is_closed_after(stream, BOMBS[bomb]) < 2.0
+                async with open_libp2p_network(Identity.generate(), []) as visitor:
+                    await visitor.dial(network.addrs[0])
+
+    trio.run(main)
+
+
+def test_half_open_connections_of_one_address_are_few_and_gone_in_time():
+    async def attack(victim: Victim) -> None:
+        before, most, closed = victim.descriptors(), 0, 0
+        async with trio.open_nursery() as nursery:
+
+            async def one() -> None:
+                nonlocal closed
+                with suppress(OSError):
+                    await is_closed_after(await knock(victim.port, "127.0.2.1"), HEADER)
+                closed += 1
+
+            async def watch() -> None:
+                nonlocal most
+                while closed < 1000:
+                    most = max(most, victim.descriptors())
+                    await trio.sleep(0.01)
+
+            nursery.start_soon(watch)
+            for _ in range(1000):
+                nursery.start_soon(one)
+            times = await honest_visits(victim, 20)
+        assert statistics.quantiles(times, n=20)[-1] < 1.0
+        # Sixteen, the honest visitor, and one that is being turned away.
+        assert most - before <= 16 + 3
+
+    against(attack)
+
+
+def test_many_refusals_and_many_bugs_keep_nobody_out():
+    async def attack(victim: Victim) -> None:
+        async def fail(network: Network) -> None:
+            with suppress(Unreachable):
+                stream = await network.open_stream(victim.peer, "/test/fail/1")
+                await stream.receive()
+
+        async with open_libp2p_network(Identity.generate(), []) as network:
+            await network.dial(victim.addr)
+            async with trio.open_nursery() as nursery:
+                for _ in range(100):
+                    nursery.start_soon(fail, network)
+        numbers = count()
+        async with trio.open_nursery() as nursery:
+
+            async def storm() -> None:
+                while next(numbers) < 3000:
+                    stream = await knock(victim.port, "127.0.3.1")
+                    with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+                        await stream.send_all(b"\xff" * 64)
+                    abort(stream)
+
+            for _ in range(16):
+                nursery.start_soon(storm)
+        assert max(await honest_visits(victim, 3)) < 1.0
+
+    against(attack)
+
+
+def test_streams_that_never_say_what_they_want_are_reset():
+    async def attack(victim: Victim) -> None:
+        async with open_libp2p_network(Identity.generate(), []) as network:
+            await network.dial(victim.addr)
+            (connection,) = network._connections.of(victim.peer)
+            streams = [await connection.open_stream() for _ in range(500)]
+            for stream in streams:
+                await stream.write(HEADER[:7])
+            good = await network.open_stream(victim.peer, ECHO)
+            began = trio.current_time()
+            async with trio.open_nursery() as nursery:
+
+                async def until_reset(stream) -> None:
+                    with suppress(Exception):
+                        while True:
+                            await stream.read(100)
+
+                for stream in streams:
+                    nursery.start_soon(until_reset, stream)
+            assert trio.current_time() - began < HANDSHAKE_SECONDS + 2.0
+            await good.send(b"still here")
+            assert await good.receive() == b"still here"
+
+    against(attack)
+
+
+def test_known_peers_of_one_address_are_sixty_four_and_others_get_in():
+    async def main() -> None:
+        limits = ConnectionLimits(exempt=(), unauthenticated_per_source=100)
+        with trio.fail_after(60.0):
+            async with open_libp2p_network(
+                Identity.generate(), ["/ip4/0.0.0.0/tcp/0"], limits=limits
+            ) as network:
+                addr = next(addr for addr in network.addrs if "/127.0.0.1/" in addr)
+                async with trio.open_nursery() as nursery:
+
+                    async def visit(task_status=trio.TASK_STATUS_IGNORED) -> None:
+                        async with open_libp2p_network(Identity.generate(), []) as visitor:
+                            with suppress(Unreachable):
+                                await visitor.dial(addr)
+                            task_status.started()
+                            await trio.sleep_forever()
+
+                    for _ in range(66):
+                        await nursery.start(visit)
+                    assert network.admission.authenticated == 64
+                    assert len(network.connected()) == 64
+                    nursery.cancel_scope.cancel()
+                await until(lambda: not network.admission.authenticated, 5.0)
+                async with open_libp2p_network(Identity.generate(), []) as visitor:
+                    await visitor.dial(addr)
+
+    trio.run(main)
+
+
+def test_a_peer_has_eight_connections_and_the_oldest_goes():
+    async def main() -> None:
+        me = Identity.generate()
+        with trio.fail_after(30.0):
+            async with open_libp2p_network(Identity.generate()) as network, trio.open_nursery() as nursery:
+
+                async def visit(task_status=trio.TASK_STATUS_IGNORED) -> None:
+                    async with open_libp2p_network(me, []) as visitor:
+                        await visitor.dial(network.addrs[0])
+                        task_status.started(visitor)
+                        await trio.sleep_forever()
+
+                visitors = [await nursery.start(visit) for _ in range(10)]
+                await until(lambda: len(network._connections.of(me.peer_id)) == 8, 5.0)
+                await until(lambda: not any(visitor.connected() for visitor in visitors[:2]), 5.0)
+                assert all(visitor.connected() for visitor in visitors[2:])
+                nursery.cancel_scope.cancel()
+
+    trio.run(main)
+
+
+def test_without_descriptors_it_waits_and_then_goes_on():
+    async def attack(victim: Victim) -> None:
+        soft, hard = resource.prlimit(victim.process.pid, resource.RLIMIT_NOFILE)
+        resource.prlimit(victim.process.pid, resource.RLIMIT_NOFILE, (victim.descriptors() + 10, hard))
+        streams = [await knock(victim.port, "127.0.4.1") for _ in range(14)]
+        async with trio.open_nursery() as nursery:
+            for stream in streams:
+                nursery.start_soon(is_closed_after, stream)
+        assert max(await honest_visits(victim, 1)) < 1.0
+        resource.prlimit(victim.process.pid, resource.RLIMIT_NOFILE, (soft, hard))
+
+    against(attack)
