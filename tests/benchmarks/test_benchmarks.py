@@ -9,12 +9,16 @@ import jsonschema
 import pytest
 
 ROOT = Path(__file__).parents[2]
-SMALL = {"averaging": ["--peers", "2", "--megabytes", "0.2", "--rounds", "1"]}
+SMALL = {
+    "averaging": ["--peers", "2", "--megabytes", "0.2", "--rounds", "1"],
+    "secure_channel": ["--megabytes", "2", "--rounds", "1"],
+}
 
 
 @pytest.mark.parametrize("script", sorted(ROOT.glob("benchmarks/*.py")), ids=lambda path: path.stem)
 def test_a_benchmark_prints_what_its_schema_says(script):
-    schema = json.loads((ROOT / f"docs/schemas/benchmark-{script.stem}.schema.json").read_text())
+    name = f"benchmark-{script.stem.replace('_', '-')}.schema.json"
+    schema = json.loads((ROOT / "docs/schemas" / name).read_text())
     command = [sys.executable, str(script), "--json", *SMALL[script.stem]]
     done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
     assert done.returncode == 0, done.stderr
