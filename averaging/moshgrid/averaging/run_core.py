@@ -37,6 +37,8 @@ __all__ = ["RunCore", "run_digest"]
 _MAX_EARLY = 64
 _MAX_ROUNDS_KEPT = 4
 _ATTEMPTS = 5
+_STATE_ATTEMPTS = 4
+_STATE_RETRY_SECONDS = 0.5
 _LOBBY_SECONDS = 1.0
 
 _log = logging.getLogger("moshgrid.averaging")
@@ -94,12 +96,18 @@ class RunCore:
 
     async def fetch_state(self) -> StateSnapshot | None:
         """The newest sealed state, from several peers; None when nobody has one."""
-        await self._membership.refresh()
-        others = [peer for peer in self.peers if peer != self._host.peer_id]
-        snapshot = await fetch_state(self._host, self._run, self._config.schema, others)
-        if snapshot is not None:
-            self._membership.sealed(snapshot.round)
-        return snapshot
+        for attempt in range(_STATE_ATTEMPTS):
+            if attempt:
+                await trio.sleep(_STATE_RETRY_SECONDS)  # a newcomer may look before the records are there
+            await self._membership.refresh()
+            others = [peer for peer in self.peers if peer != self._host.peer_id]
+            snapshot = await fetch_state(self._host, self._run, self._config.schema, others)
+            if snapshot is not None:
+                self._membership.sealed(snapshot.round)
+                return snapshot
+            if others and self._membership.progress == 0:
+                break  # they have none either
+        return None
 
     async def aclose(self) -> None:
         """Leaves the run."""
