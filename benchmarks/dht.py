@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 
-PAUSE = 3.0
+PAUSE = 20.0  # joining nodes look around for about so long
 LOOPBACK = "/ip4/127.0.0.1/tcp/0"
 
 
