@@ -15,7 +15,6 @@ import subprocess
 import sys
 import time
 
-PAUSE = 20.0  # joining nodes look around for about so long
 LOOPBACK = "/ip4/127.0.0.1/tcp/0"
 
 
@@ -24,6 +23,7 @@ def main() -> None:
     parser.add_argument("--nodes", type=int, default=64)
     parser.add_argument("--operations", type=int, default=200)
     parser.add_argument("--keys", type=int, default=1000)
+    parser.add_argument("--pause", type=float, default=20, help="seconds in which new nodes look around")
     parser.add_argument("--hivemind", metavar="PYTHON", help="interpreter of hivemind's virtual environment")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
@@ -65,6 +65,7 @@ ROWS = {
 def measure(python: str, worker: str, arguments: argparse.Namespace) -> dict[str, float]:
     command = [python, __file__, "--worker", worker, "--nodes", str(arguments.nodes)]
     command += ["--operations", str(arguments.operations), "--keys", str(arguments.keys)]
+    command += ["--pause", str(arguments.pause)]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     return json.loads(done.stdout.splitlines()[-1])
 
@@ -100,7 +101,7 @@ async def moshgrid(arguments: argparse.Namespace) -> dict[str, float]:
         dhts = [await stack.enter_async_context(AsyncDHT(nodes[0]))]
         for _ in range(arguments.nodes - 1):
             dhts.append(await stack.enter_async_context(AsyncDHT.join(nodes[0].link, listen=[LOOPBACK])))
-        await asyncio.sleep(PAUSE)
+        await asyncio.sleep(arguments.pause)
         gets: list[float] = []
         fives: list[float] = []
         twenties: list[float] = []
@@ -131,7 +132,7 @@ async def hivemind(arguments: argparse.Namespace) -> dict[str, float]:
     nodes = [await DHTNode.create(num_replicas=5)]
     for _ in range(arguments.nodes - 1):
         nodes.append(await DHTNode.create(initial_peers=await nodes[0].get_visible_maddrs(), num_replicas=5))
-    await asyncio.sleep(PAUSE)
+    await asyncio.sleep(arguments.pause)
     gets: list[float] = []
     fives: list[float] = []
     for number in range(arguments.operations):

@@ -145,3 +145,41 @@ def test_d4_identities_ground_next_to_a_key_do_not_hide_it(trials: int, setting:
         forged += any(value not in (b"\x00", b"\x01") for value in values)
     print(f"\nD4 {setting}: {found}/{trials} found, {forged} forged")
     assert found >= least * trials and not forged
+
+
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize(
+    ("size", "hours"), [(150, 1.0), pytest.param(SIZE, 6.0, marks=pytest.mark.slow)], ids=["sample", "whole"]
+)
+def test_d2_churn_loses_no_record_of_a_living_author(size: int, hours: float) -> None:
+    net = open_dht(size, seed=2)
+    half_life, step, ttl = 2 * 3_600.0, 300.0, 1_800.0
+    authors = [identity_of(1 + number) for number in range(size // 3)]
+    living = {author.peer_id for author in authors}  # authors stay; everybody else comes and goes
+    newest, lost, reads, number = dict[bytes, bytes](), 0, 0, size
+    for tick in range(round(hours * 3_600 / step)):
+        for at, author in enumerate(authors):
+            if (tick + at) % 2 == 0:  # every third of its life
+                key, value = b"k%d" % at, tick.to_bytes(2) + b"\x01"
+                assert net.put(net.peers[author.peer_id], net.sign(author, key, value, ttl))
+                newest[key] = value
+        net.now += step
+        leaving = [
+            p
+            for p in sorted(net.peers)
+            if p not in living and net.rng.random() < 1 - 0.5 ** (step / half_life)
+        ]
+        net.crash(leaving)
+        for _ in leaving:
+            number += 1
+            peer = net.add(identity_of(1 + number).peer_id)
+            for known in net.rng.sample(sorted(net.peers), 3):
+                net.ask(peer, known, FindNode(net.network, None, point_of_peer(peer.id).to_bytes(32)))
+            for point in (point_of_peer(peer.id), *peer.table.stale_points(net.now, net.rng)):
+                for met in net.find(peer, point).closest:  # whoever is asked asks back
+                    net.peers[met].table.answered(peer.id, net.now)
+        for key, value in net.rng.sample(sorted(newest.items()), min(len(newest), 50)):
+            reads += 1
+            lost += value not in [record.value for record in net.get(some(net, reads), key).values()]
+    print(f"\nD2 {hours:g} h: {number - size} of {size} replaced, {lost} of {reads} reads failed")
+    assert not lost

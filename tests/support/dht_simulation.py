@@ -60,6 +60,7 @@ class DHTSimulation:
     side: dict[PeerId, int] = field(default_factory=dict)
     asked: int = 0
     hops: int = 0
+    """Of the last lookup: how many peers in turn had to be asked to hear of the nearest and reach it."""
 
     def __post_init__(self) -> None:
         self.rng = random.Random(self.seed)
@@ -134,7 +135,7 @@ class DHTSimulation:
         while True:
             effect = effects.pop(0)
             if isinstance(effect, Done):
-                self.hops = max((hop.get(peer, 1) for peer in answers), default=0)
+                self.hops = hop.get(effect.closest[0], 1) if effect.closest else 0
                 return effect, answers
             answer = self.ask(who, effect.peer, question(effect))
             event: Event = Failed(effect.peer)

@@ -132,6 +132,7 @@ class Joining:
         for point in self._table.stale_points(before, self._host.rng):
             done = await self._asker.find_closest(point)
             self._asker.density.saw(point, done.closest)
+            await trio.sleep(self._host.rng.uniform(0.0, 2.0))  # many may have joined at once
 
     async def _compare_clocks(self) -> None:
         async with trio.open_nursery() as nursery:
