@@ -9,10 +9,11 @@ from typing import Any
 import trio
 
 from moshgrid.dht.clock_comparison import ClockComparison
+from moshgrid.dht.density import PER_POINT, Density
 from moshgrid.dht.disjoint_paths import DisjointLookup
 from moshgrid.dht.diversity import Placing
-from moshgrid.dht.keys import prefixes_of
-from moshgrid.dht.lookup import Answered, Ask, Done, Effect, Event, Failed, Lookup
+from moshgrid.dht.keys import point_of_peer, prefixes_of
+from moshgrid.dht.lookup import MAX_SKIP, Answered, Ask, Done, Effect, Event, Failed, Lookup
 from moshgrid.dht.peer_records import PeerRecords
 from moshgrid.dht.routing import RoutingTable
 from moshgrid.dht.wire import KAD, Answer, FindNode, Found, PeerEntry, Ping, Pong, Query, Refusal
@@ -54,6 +55,7 @@ class Asker:
         self._client = client
         self.placing = placing
         """Where a peer is, for the caps on address blocks."""
+        self.density = Density(table.k)
         self.clocks = ClockComparison()
         self._nursery = nursery
         self._lanes: dict[PeerId, trio.Semaphore] = {}
@@ -115,11 +117,20 @@ class Asker:
         """The ``k`` live peers nearest to ``point``, by an iterative lookup, over several paths if asked."""
         known = dict.fromkeys([*self._table.closest(point, self._table.k), *seeds])
         options: dict[str, Any] = {"own": self._table.own, "need": self._table.k, "placing": self.placing}
-        lookup = (DisjointLookup if disjoint else Lookup)(point, known, **options)
+        lookup = DisjointLookup(point, known, **options) if disjoint else Lookup(point, known, **options)
         me, target = self._me(), point.to_bytes(32)
-        done = await self.look_up(lookup, lambda a: FindNode(self._network, me, target, prefixes_of(a.skip)))
+        done = await self.look_up(
+            lookup, lambda a: FindNode(self._network, me, target, prefixes_of(a.skip, MAX_SKIP))
+        )
         self._table.looked_at(point, self._host.clock.now())
         return done
+
+    async def find_region(self, point: int) -> list[PeerId]:
+        """Peers all over the region of ``point``, nearest first."""
+        found: dict[PeerId, None] = {}
+        for part in self.density.region(point):
+            found.update(dict.fromkeys((await self.find_closest(part)).closest[:PER_POINT]))
+        return sorted(found, key=lambda peer: point_of_peer(peer) ^ point)
 
     async def look_up(
         self,

@@ -90,7 +90,8 @@ class DHTNode:
         )
         self._responder = Responder(
             network, reader, namespaces, self.store, self.table, watchers,
-            records.entry, self._asker.introduced, self._watching.watched, Rates(limits), config.client,
+            records.entry, self._asker.introduced, self._watching.watched, Rates(limits),
+            self._asker.density, config.client,
         )  # fmt: skip
 
     @classmethod

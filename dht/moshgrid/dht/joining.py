@@ -149,7 +149,9 @@ class Joining:
         """Looks up a point in each bucket that was not looked at for long."""
         before = self._host.clock.now() - _REFRESH_SECONDS
         for point in self._table.stale_points(before, self._host.rng):
-            await self._asker.find_closest(point)
+            done = await self._asker.find_closest(point)
+            self._asker.density.saw(point, done.closest)
+            await trio.sleep(self._host.rng.uniform(0.0, 2.0))  # many may have joined at once
 
     async def _compare_clocks(self) -> None:
         async with trio.open_nursery() as nursery:

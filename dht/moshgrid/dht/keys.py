@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable
 from functools import lru_cache
+from itertools import islice
 
 from moshgrid.p2p.identity import PeerId, peer_id_from_bytes, peer_id_to_bytes
 
@@ -50,9 +51,9 @@ def names(prefixes: bytes, prefix: bytes) -> bool:
     return any(prefixes[at : at + 4] == prefix for at in range(0, len(prefixes), 4))
 
 
-def prefixes_of(peers: Iterable[PeerId]) -> bytes:
-    """The point prefixes of ``peers``, concatenated."""
-    return b"".join(point_prefix(point_of_peer(peer)) for peer in peers)
+def prefixes_of(peers: Iterable[PeerId], most: int = 20) -> bytes:
+    """The point prefixes of the first ``most`` of ``peers``, concatenated."""
+    return b"".join(point_prefix(point_of_peer(peer)) for peer in islice(peers, most))
 
 
 def point_prefix(point: int) -> bytes:

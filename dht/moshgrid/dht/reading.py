@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import trio
 
-from moshgrid.dht.asking import Asker
+from moshgrid.dht.asking import Asker, closer_of
 from moshgrid.dht.disjoint_paths import DisjointLookup
-from moshgrid.dht.lookup import Lookup
+from moshgrid.dht.keys import point_of_peer
+from moshgrid.dht.lookup import Done, Lookup
 from moshgrid.dht.namespaces import Namespaces
 from moshgrid.dht.record import RecordReader, SignedRecord, supersedes
 from moshgrid.dht.routing import RoutingTable
@@ -84,7 +85,7 @@ class Reading:
                 answers[peer] = answer
 
         done = await self._asker.look_up(lookup, lambda ask: query, heard)
-        if self._doubtful(answers, key):
+        if self._doubtful(answers, key) or self._crowded(point, answers):
             # Somebody hides, lags or lies, or nobody ever put it: the k nearest will tell.
             paths = DisjointLookup(
                 point,
@@ -95,6 +96,14 @@ class Reading:
             )
             query = GetRecords(self._network, key)
             done = await self._asker.look_up(paths, lambda ask: query, heard)
+            if self._asker.density.is_abnormal(point, done.closest):
+                region = await self._asker.find_region(point)
+                everywhere = Lookup(
+                    point, region, own=self._table.own, need=len(region), alpha=10, thorough=False
+                )
+                query = GetRecords(self._network, key, closer=False)
+                more = await self._asker.look_up(everywhere, lambda ask: query, heard)
+                done = Done(tuple(dict.fromkeys([*done.closest, *more.closest])), done.complete)
         merged: dict[bytes, SignedRecord] = {}
         merge(merged, self._store.get(key, self._host.clock.wall_ms()))
         theirs: dict[PeerId, dict[bytes, SignedRecord]] = {}
@@ -104,6 +113,12 @@ class Reading:
                 merge(merged, list(theirs[peer].values()))
         self._mend(merged, theirs)
         return merged, len(theirs)
+
+    def _crowded(self, point: int, answers: dict[PeerId, Found]) -> bool:
+        """True when those that were named lie too near the key: the three nearest may be of one mind."""
+        named = {*answers, *(peer for answer in answers.values() for peer in closer_of(answer))}
+        nearest = sorted(named, key=lambda peer: point_of_peer(peer) ^ point)[: self._table.k]
+        return self._asker.density.is_abnormal(point, nearest)
 
     def _doubtful(self, answers: dict[PeerId, Found], key: bytes) -> bool:
         """True when the nearest do not say the same, or say that there is nothing."""

@@ -6,6 +6,7 @@ import heapq
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
+from moshgrid.dht.density import Density
 from moshgrid.dht.keys import names, point_of_key, point_of_peer, point_prefix
 from moshgrid.dht.namespaces import Namespaces
 from moshgrid.dht.rates import Rates
@@ -85,6 +86,7 @@ class Responder:
         introduced: Iterable[PeerId],
         watched: Callable[[bytes], bool],
         rates: Rates,
+        density: Density | None = None,
         client: bool = False,
     ) -> None:
         self._network = network
@@ -97,6 +99,7 @@ class Responder:
         self._introduced = introduced
         self._watched = watched
         self._rates = rates
+        self._density = density or Density(table.k)
         self._client = client
 
     def answer(self, query: Query, sender: PeerId, now_ms: int) -> Reply:
@@ -145,8 +148,11 @@ class Responder:
         """A record is stored where readers look for it; three times k leaves room for other views."""
         if record.author == self._table.own:
             return
-        reach = 3 * self._table.k
-        if self._table.nearer_than_own(point_of_key(self._network, record.key)) >= reach:
+        reach, point = 3 * self._table.k, point_of_key(self._network, record.key)
+        if self._table.nearer_than_own(point) < reach:
+            return
+        usual = self._density.reach(reach)
+        if usual is None or self._table.own_point ^ point > usual:  # else somebody crowds in on this key
             raise RecordRejected("QUOTA", f"{reach} peers are nearer to the key")
 
     def _read(self, raw: bytes, sender: PeerId, now_ms: int) -> SignedRecord:

@@ -57,6 +57,9 @@ class RoutingTable:
         self.k = k
         self._placing = placing
         self._looked_at: dict[int, float] = {}
+        self._blocks: Counter[str] = Counter()
+        self._crowds: dict[str, None] = {}
+        self._size = 0
         self._buckets: defaultdict[int, dict[PeerId, _Contact]] = defaultdict(dict)
         self._waiting: defaultdict[int, dict[PeerId, _Contact]] = defaultdict(dict)
 
@@ -71,7 +74,7 @@ class RoutingTable:
         point = point_of_peer(peer)
         index = (point ^ self.own_point).bit_length()
         bucket, waiting = self._buckets[index], self._waiting[index]
-        contact = bucket.pop(peer, None)
+        contact = bucket.get(peer)
         removed = None
         if contact is None:
             contact = waiting.pop(peer, None) or _Contact(peer, point, now)
@@ -91,11 +94,12 @@ class RoutingTable:
                 return Change(False)
             if removed is not None:
                 self.remove(removed)
+            self._enter(bucket, contact)
         else:
             joined = contact.failures > 0
+            bucket[peer] = bucket.pop(peer)  # last: most recently heard of
         contact.failures = 0
         contact.answered_at = now
-        bucket[peer] = contact  # last: most recently heard of
         return Change(joined, removed=removed)
 
     def _crowded_out(self, bucket: dict[PeerId, _Contact], newcomer: _Contact) -> PeerId | None:
@@ -110,18 +114,38 @@ class RoutingTable:
 
     def _over_table(self, newcomer: _Contact) -> PeerId | None:
         """Who has no place because its block fills its share of a table that others need."""
-        if newcomer.place is None and not any(
-            contact.place for bucket in self._buckets.values() for contact in bucket.values()
-        ):
+        mine = newcomer.place[0] if newcomer.place is not None else ""
+        if mine and self._blocks[mine] >= TABLE_PER_BLOCK and self._size - self._blocks[mine] >= self.k:
+            return newcomer.peer
+        if not self._crowds:
             return None
-        contacts = [*(c for bucket in self._buckets.values() for c in bucket.values()), newcomer]
-        blocks = Counter(contact.place[0] for contact in contacts if contact.place is not None)
-        block, most = blocks.most_common(1)[0] if blocks else ("", 0)
-        if most <= TABLE_PER_BLOCK or len(contacts) - most < self.k:
+        block = next(iter(self._crowds))
+        if block == mine or self._size + 1 - self._blocks[block] < self.k:
             return None
-        mine = newcomer.place is not None and newcomer.place[0] == block
+        contacts = (c for bucket in self._buckets.values() for c in bucket.values())
         of_block = [c for c in contacts if c.place is not None and c.place[0] == block]
-        return newcomer.peer if mine else max(of_block, key=lambda c: c.point ^ self.own_point).peer
+        return max(of_block, key=lambda c: c.point ^ self.own_point).peer
+
+    def _enter(self, bucket: dict[PeerId, _Contact], contact: _Contact) -> None:
+        bucket[contact.peer] = contact
+        self._count(contact, 1)
+
+    def _leave(self, bucket: dict[PeerId, _Contact], peer: PeerId) -> None:
+        if (contact := bucket.pop(peer, None)) is not None:
+            self._count(contact, -1)
+
+    def _count(self, contact: _Contact, change: int) -> None:
+        self._size += change
+        if contact.place is None:
+            return
+        block = contact.place[0]
+        self._blocks[block] += change
+        if self._blocks[block] > TABLE_PER_BLOCK:
+            self._crowds[block] = None
+        else:
+            self._crowds.pop(block, None)
+            if not self._blocks[block]:
+                del self._blocks[block]
 
     def failed(self, peer: PeerId, now: float) -> PeerId | None:
         """``peer`` did not answer, or its last connection was lost; returns who took its place.
@@ -136,18 +160,19 @@ class RoutingTable:
         contact.failures += 1
         contact.failed_at = now
         if waiting:
-            del bucket[peer]
+            self._leave(bucket, peer)
             newest, successor = waiting.popitem()
-            bucket[newest] = successor
+            self._enter(bucket, successor)
             return newest
         if contact.failures >= _MAX_FAILURES:
-            del bucket[peer]
+            self._leave(bucket, peer)
         return None
 
     def remove(self, peer: PeerId) -> None:
         """``peer`` does not belong here, for example because it is of another network."""
-        for place in self._places(peer):
-            place.pop(peer, None)
+        bucket, waiting = self._places(peer)
+        self._leave(bucket, peer)
+        waiting.pop(peer, None)
 
     def wants(self, peer: PeerId) -> bool:
         """True when ``peer`` would be taken in if it answered."""
@@ -205,10 +230,9 @@ class RoutingTable:
         index = (point_of_peer(peer) ^ self.own_point).bit_length()
         return self._buckets[index], self._waiting[index]
 
-    @staticmethod
-    def _replace_suspect(bucket: dict[PeerId, _Contact]) -> bool:
+    def _replace_suspect(self, bucket: dict[PeerId, _Contact]) -> bool:
         for known in bucket.values():
             if known.failures:
-                del bucket[known.peer]
+                self._leave(bucket, known.peer)
                 return True
         return False

@@ -26,7 +26,10 @@ class _Shortlist:
 
 
 class Shortlists:
-    """The ``k`` live peers nearest to a key, nearest first; this peer is not among them."""
+    """The ``k`` live peers nearest to a key, nearest first; this peer is not among them.
+
+    More when the neighbourhood of the key is abnormal: those of its region.
+    """
 
     def __init__(
         self, network: bytes, table: RoutingTable, asker: Asker, joining: Joining, client: bool = False
@@ -66,10 +69,15 @@ class Shortlists:
                 continue
             finding = self._finding[key] = trio.Event()
             try:
-                done = await self._asker.find_closest(self.point(key))
-                if done.closest and done.complete:
-                    self._keep(key, list(done.closest))
-                return list(done.closest)
+                point = self.point(key)
+                done = await self._asker.find_closest(point)
+                closest = list(done.closest)
+                if self._asker.density.is_abnormal(point, closest):
+                    region = await self._asker.find_region(point)
+                    closest += [peer for peer in region if peer not in closest]
+                if closest and done.complete:
+                    self._keep(key, closest)
+                return closest
             finally:
                 del self._finding[key]
                 finding.set()
@@ -99,7 +107,7 @@ class Shortlists:
             if peer not in kept.peers:
                 kept.peers.append(peer)
                 kept.peers.sort(key=lambda known: point_of_peer(known) ^ kept.point)
-                del kept.peers[self._table.k :]
+                del kept.peers[max(self._table.k, len(kept.peers) - 1) :]
 
     def _left(self, peer: PeerId) -> None:
         for key, kept in list(self._kept.items()):

@@ -156,7 +156,8 @@ class Writing:
         if mine and not again:
             each.stored_at.append(self._host.peer_id)
         done = {*each.stored_at, *each.refused}
-        each.aim([peer for peer in each.others[: self._table.k - mine] if peer not in done])
+        storers = max(self._table.k, len(each.others)) - mine  # more than k only in a region
+        each.aim([peer for peer in each.others[:storers] if peer not in done])
         for watcher in self._watchers.stored(
             each.record, prefixes_of(each.targets), self._host.clock.wall_ms()
         ):
