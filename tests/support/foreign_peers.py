@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import secrets
+import shutil
 import subprocess
 import tempfile
 from collections.abc import AsyncIterator
@@ -114,10 +114,9 @@ class JsPeer:
 async def js_peer(security: str, packages: Path, script: Path) -> AsyncIterator[ForeignPeer]:
     """js-libp2p in Node; node looks for packages beside the script, so it is copied there."""
     with tempfile.TemporaryDirectory() as directory:
-        here = Path(directory)
-        (here / "peer.mjs").write_text(script.read_text())
-        (here / "node_modules").symlink_to(packages / "node_modules")
-        async with process(["node", "peer.mjs", security], here) as (running, lines):
+        shutil.copy(script, directory)
+        os.symlink(packages / "node_modules", f"{directory}/node_modules")
+        async with process(["node", script.name, security], Path(directory)) as (running, lines):
             yield JsPeer(running, lines, json.loads(await lines.read()))
 
 
@@ -171,12 +170,12 @@ def varint(value: int) -> bytes:
 
 
 async def exactly(stream: trio.SocketStream, size: int) -> bytes:
-    data = b""
+    data = bytearray()
     while len(data) < size:
         piece = await stream.receive_some(size - len(data))
         assert piece, "the stream ended early"
         data += piece
-    return data
+    return bytes(data)
 
 
 async def read_message(stream: trio.SocketStream) -> dict[int, Any]:
@@ -193,8 +192,9 @@ OK, ERROR, STREAM_INFO, IDENTIFIED = 0, 2, 3, 4
 
 
 class GoPeer:
-    def __init__(self, control: Path) -> None:
+    def __init__(self, control: Path, pid: int) -> None:
         self._control = control
+        self.pid = pid
         self.peer = self.addr = ""
 
     async def _ask(self, request: bytes) -> tuple[trio.SocketStream, dict[int, Any]]:
@@ -204,7 +204,8 @@ class GoPeer:
         assert answer[1] == OK, decode(answer[ERROR])
         return stream, answer
 
-    async def start(self, nursery: trio.Nursery) -> None:
+    async def start(self, nursery: trio.Nursery, serve: Any = None) -> None:
+        """Learns who it is and serves ``ECHO``, by default with an echo."""
         stream, answer = await self._ask(encode(f1=0))
         await stream.aclose()
         identity = decode(answer[IDENTIFIED])
@@ -216,16 +217,20 @@ class GoPeer:
         handler = Multiaddr(f"/ip4/127.0.0.1/tcp/{listener.socket.getsockname()[1]}").to_bytes()
         stream, _ = await self._ask(encode(f1=3, f4=encode(f1=handler, f2=[ECHO], f3=0)))
         await stream.aclose()
-        nursery.start_soon(trio.serve_listeners, self._echo, [listener])
+        serve = serve or self._echo
+
+        async def take(stream: trio.SocketStream) -> None:
+            await read_message(stream)  # whose stream it is
+            await serve(stream)
+
+        nursery.start_soon(trio.serve_listeners, take, [listener])
 
     async def _echo(self, stream: trio.SocketStream) -> None:
-        await read_message(stream)  # whose stream it is
         while data := await stream.receive_some(65536):
             await stream.send_all(data)
-        await stream.send_eof()
-        await stream.receive_some(1)
 
-    async def _open(self, peer: str, protocol: str) -> trio.SocketStream:
+    async def open(self, peer: str, protocol: str) -> trio.SocketStream:
+        """A new stream: this socket is it."""
         from libp2p.peer.id import ID
 
         request = encode(f1=ID.from_base58(peer).to_bytes(), f2=[protocol], f3=10)
@@ -241,22 +246,25 @@ class GoPeer:
         stream, _ = await self._ask(encode(f1=1, f2=request))
         await stream.aclose()
 
+    async def hang_up(self, peer: str) -> None:
+        """Closes the connections with a peer."""
+        from libp2p.peer.id import ID
+
+        stream, _ = await self._ask(encode(f1=7, f7=encode(f1=ID.from_base58(peer).to_bytes())))
+        await stream.aclose()
+
     async def echo(self, peer: str, size: int) -> bool:
-        stream = await self._open(peer, ECHO)
-        data, heard = secrets.token_bytes(size), hashlib.sha256()
+        # The daemon closes both directions when one ends, so the end comes last.
+        stream = await self.open(peer, ECHO)
+        data = secrets.token_bytes(size)
         async with trio.open_nursery() as nursery:
-
-            async def send() -> None:
-                await stream.send_all(data)
-                await stream.send_eof()
-
-            nursery.start_soon(send)
-            while piece := await stream.receive_some(65536):
-                heard.update(piece)
-        return heard.digest() == hashlib.sha256(data).digest()
+            nursery.start_soon(stream.send_all, data)
+            heard = await exactly(stream, size)
+        await stream.aclose()
+        return heard == data
 
     async def ping(self, peer: str) -> None:
-        stream = await self._open(peer, PING)
+        stream = await self.open(peer, PING)
         for _ in range(3):
             payload = secrets.token_bytes(32)
             await stream.send_all(payload)
@@ -264,7 +272,7 @@ class GoPeer:
         await stream.aclose()
 
     async def identify(self, peer: str) -> set[str]:
-        stream = await self._open(peer, IDENTIFY)
+        stream = await self.open(peer, IDENTIFY)
         message = b""
         while piece := await stream.receive_some(65536):
             message += piece
@@ -272,18 +280,18 @@ class GoPeer:
 
 
 @asynccontextmanager
-async def go_peer(security: str, daemon: Path) -> AsyncIterator[ForeignPeer]:
+async def go_peer(security: str, daemon: Path, serve: Any = None) -> AsyncIterator[GoPeer]:
     """go-libp2p in a daemon that talks to nobody outside this computer."""
     with tempfile.TemporaryDirectory() as directory:
         control = Path(directory) / "control"
         command = [str(daemon), f"-listen=/unix{control}", "-hostAddrs=/ip4/127.0.0.1/tcp/0"]
         command += ["-relay=0", "-relayService=0", "-relayDiscovery=0", "-natPortMap=0"]
         command += [f"-{kind}={int(kind == security)}" for kind in ("noise", "tls")]
-        async with process(command, Path(directory)) as (_, lines), trio.open_nursery() as nursery:
+        async with process(command, Path(directory)) as (running, lines), trio.open_nursery() as nursery:
             while "Peer Addrs" not in await lines.read():
                 pass
-            peer = GoPeer(control)
-            await peer.start(nursery)
+            peer = GoPeer(control, running.pid)
+            await peer.start(nursery, serve)
             yield peer
             nursery.cancel_scope.cancel()
 
@@ -302,13 +310,13 @@ class StockPythonPeer:
 
         await self._host.connect(info_from_p2p_addr(Multiaddr(addr)))
 
-    async def _open(self, peer: str, protocol: str) -> Any:
+    async def open(self, peer: str, protocol: str) -> Any:
         from libp2p.peer.id import ID
 
         return await self._host.new_stream(ID.from_base58(peer), [protocol])
 
     async def echo(self, peer: str, size: int) -> bool:
-        stream = await self._open(peer, ECHO)
+        stream = await self.open(peer, ECHO)
         data, heard = os.urandom(size), bytearray()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(stream.write, data)
@@ -318,7 +326,7 @@ class StockPythonPeer:
         return heard == data
 
     async def ping(self, peer: str) -> None:
-        stream = await self._open(peer, PING)
+        stream = await self.open(peer, PING)
         payload = os.urandom(32)
         await stream.write(payload)
         assert await stream.read(32) == payload
@@ -327,7 +335,7 @@ class StockPythonPeer:
     async def identify(self, peer: str) -> set[str]:
         from libp2p.network.stream.exceptions import StreamEOF
 
-        stream = await self._open(peer, IDENTIFY)
+        stream = await self.open(peer, IDENTIFY)
         message = b""
         try:
             while True:
