@@ -14,6 +14,7 @@ SMALL = {
     "dht": ["--nodes", "4", "--operations", "3", "--keys", "8", "--pause", "1"],
     "dht_hops": ["--sizes", "60", "--lookups", "10"],
     "secure_channel": ["--megabytes", "2", "--rounds", "1"],
+    "wire": ["--systems=moshgrid,ssl", "--megabytes=1", "--requests=5", "--dials=2", "--idle=3"],
 }
 
 

@@ -10,7 +10,12 @@ import pytest
 from moshgrid.p2p.connection_limits import HOME, Admission, ConnectionLimits, Guest, Refusal, source_of
 
 SMALL = ConnectionLimits(
-    unauthenticated_per_source=2, authenticated_per_source=3, transient=6, total=8, exempt=()
+    arrival_burst=1e9,
+    unauthenticated_per_source=2,
+    authenticated_per_source=3,
+    transient=6,
+    total=8,
+    exempt=(),
 )
 
 
@@ -21,11 +26,12 @@ class Door:
         self.admission = Admission(limits, **options)
         self.dismissed: list[int] = []
         self._count = 0
+        self.now = 0.0
 
     def arrive(self, address: str) -> Guest | Refusal:
         self._count += 1
         number = self._count
-        return self.admission.arrived(address, lambda: self.dismissed.append(number))
+        return self.admission.arrived(address, lambda: self.dismissed.append(number), self.now)
 
     def enter(self, address: str) -> Refusal | None:
         guest = self.arrive(address)
@@ -69,6 +75,23 @@ def test_a_source_has_its_limit_and_others_have_theirs():
     door.admission.left(first)
     assert isinstance(door.arrive("203.0.113.7"), Guest)
     assert door.admission.refused[Refusal.UNAUTHENTICATED] == 1
+
+
+def test_a_source_may_come_so_often_and_others_too():
+    door = Door(ConnectionLimits(arrivals_per_second=2.0, arrival_burst=3.0))
+
+    def come(address: str) -> object:
+        guest = door.arrive(address)
+        if isinstance(guest, Guest):
+            door.admission.left(guest)
+            return Guest
+        return guest
+
+    assert [come("203.0.113.7") for _ in range(4)] == [Guest] * 3 + [Refusal.TOO_OFTEN]
+    assert come("203.0.113.8") is Guest
+    assert [come("127.0.0.1") for _ in range(9)] == [Guest] * 9
+    door.now = 0.5
+    assert [come("203.0.113.7") for _ in range(2)] == [Guest, Refusal.TOO_OFTEN]
 
 
 def test_who_is_known_makes_room_for_strangers_and_has_a_limit_too():
@@ -146,7 +169,7 @@ def test_no_order_of_events_breaks_a_bound(seed):
     for _ in range(2000):
         what = chance.random()
         if what < 0.5:
-            guest = admission.arrived(f"203.0.113.{chance.randrange(6)}", lambda: None)
+            guest = admission.arrived(f"203.0.113.{chance.randrange(6)}", lambda: None, 0.0)
             if isinstance(guest, Guest):
                 strangers.append(guest)
         elif what < 0.7 and strangers:

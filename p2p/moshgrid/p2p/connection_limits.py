@@ -7,12 +7,17 @@ oldest connection to the newcomer, unless the newcomer's source holds as many.
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 
+from moshgrid.p2p.token_bucket import TokenBucket
+
 __all__ = ["HOME", "Admission", "ConnectionLimits", "Guest", "Refusal", "source_of"]
+
+_MAX_SOURCES = 8192
 
 Range = IPv4Network | IPv6Network
 
@@ -37,6 +42,10 @@ class ConnectionLimits:
     """Connections of one source that have not proved who they are."""
     authenticated_per_source: int = 64
     """Connections of one source that have."""
+    arrivals_per_second: float = 20.0
+    """New connections of one source in the long run: each may cost us a handshake's arithmetic."""
+    arrival_burst: float = 128.0
+    """How many may come at once after a pause."""
     per_peer: int = 8
     """Connections with one peer, whoever dialled; another one ends the oldest."""
     transient: int = 512
@@ -66,6 +75,7 @@ class ConnectionLimits:
 class Refusal(Enum):
     """Why a connection was closed unheard."""
 
+    TOO_OFTEN = "this address connects too often"
     UNAUTHENTICATED = "too many connections of this address have not said who they are"
     AUTHENTICATED = "too many connections from this address"
     FULL = "all places are taken"
@@ -101,6 +111,7 @@ class Admission:
         self.refused = dict.fromkeys(Refusal, 0)
         """How many were, since the start."""
         self._members_only = members_only
+        self._rates: OrderedDict[str, TokenBucket] = OrderedDict()
         self._strangers = _Crowd(limits.unauthenticated_per_source, limits.transient)
         self._known = _Crowd(limits.authenticated_per_source, limits.total)
 
@@ -114,14 +125,25 @@ class Admission:
         """Connections now of peers that have."""
         return self._known.size
 
-    def arrived(self, address: str, dismiss: Callable[[], None]) -> Guest | Refusal:
+    def arrived(self, address: str, dismiss: Callable[[], None], now: float) -> Guest | Refusal:
         """Somebody connected. ``dismiss`` is called when the place is needed for another."""
         ip = ip_address(address.partition("%")[0])
         if isinstance(ip, IPv6Address) and ip.ipv4_mapped is not None:
             ip = ip.ipv4_mapped
         exempt = any(ip in home for home in self.limits.exempt if home.version == ip.version)
         guest = Guest(source_of(address), exempt, dismiss)
+        if not exempt and not self._rate_of(guest.source, now).take(now):
+            self.refused[Refusal.TOO_OFTEN] += 1
+            return Refusal.TOO_OFTEN
         return self._seat(guest, self._strangers, Refusal.UNAUTHENTICATED) or guest
+
+    def _rate_of(self, source: str, now: float) -> TokenBucket:
+        if (bucket := self._rates.pop(source, None)) is None:
+            bucket = TokenBucket(self.limits.arrivals_per_second, self.limits.arrival_burst, now)
+        self._rates[source] = bucket
+        if len(self._rates) > _MAX_SOURCES:
+            self._rates.popitem(last=False)
+        return bucket
 
     def authenticate(self, guest: Guest) -> Refusal | None:
         """The guest proved who it is; None when it may stay. In a private network a member always may."""

@@ -91,7 +91,7 @@ class Doorkeeper:
         except OSError:  # it is gone already
             stream.socket.close()
             return
-        guest = self._admission.arrived(address, scope.cancel)
+        guest = self._admission.arrived(address, scope.cancel, trio.current_time())
         if isinstance(guest, Refusal):
             _log.debug("%s was not let in: %s", address, guest.value)
             stream.socket.close()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-import resource
+import sys
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
@@ -55,7 +55,7 @@ async def open_libp2p_network(
         # It warns of every peer that leaves, and shouts of every failed dial; ours says what matters.
         logging.getLogger("libp2p").setLevel(logging.CRITICAL)
     if limits is None:
-        limits = ConnectionLimits().fitted(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+        limits = ConnectionLimits().fitted(_descriptors())
     async with trio.open_nursery() as nursery:
         network = Libp2pNetwork(identity, listeners, nursery, psk, limits)
         try:
@@ -65,6 +65,16 @@ async def open_libp2p_network(
                 await network.say_goodbye()
             nursery.cancel_scope.cancel()
             network.forget_all()
+
+
+def _descriptors() -> int:
+    """How many files and connections this process may have open."""
+    if sys.platform == "win32":
+        return sys.maxsize
+    import resource
+
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return sys.maxsize if soft == resource.RLIM_INFINITY else soft
 
 
 class Libp2pNetwork:

@@ -10,7 +10,6 @@ from typing import Any, Protocol
 import trio
 from libp2p.abc import IMuxedConn, IMuxedStream, ISecureConn
 from libp2p.connection_types import ConnectionType
-from libp2p.custom_types import TProtocol
 from libp2p.io.exceptions import IOException
 from libp2p.network.connection.exceptions import RawConnError
 from libp2p.peer.id import ID
@@ -20,8 +19,6 @@ from libp2p.stream_muxer.exceptions import (
     MuxedStreamError,
     MuxedStreamReset,
 )
-from libp2p.stream_muxer.muxer_multistream import MuxerMultistream
-from libp2p.stream_muxer.yamux.yamux import PROTOCOL_ID, Yamux
 from multiaddr import Multiaddr
 
 from moshgrid.p2p.errors import LocalProtocolError, StreamReset
@@ -33,7 +30,7 @@ from moshgrid.p2p.yamux_session import SessionOver
 from moshgrid.p2p.yamux_stream import StreamState
 from moshgrid.p2p.yamux_table import TooManyStreams
 
-__all__ = ["ConnectionWatcher", "YamuxConnection", "YamuxStream", "YamuxUpgrade"]
+__all__ = ["ConnectionWatcher", "YamuxConnection", "YamuxStream"]
 
 _log = logging.getLogger("moshgrid.p2p")
 
@@ -216,19 +213,6 @@ class YamuxStream(IMuxedStream):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.close()
-
-
-class YamuxUpgrade(MuxerMultistream):
-    """Negotiates yamux and builds our connection; stock code builds its own whatever it is given."""
-
-    def __init__(self, watcher: ConnectionWatcher) -> None:
-        super().__init__({TProtocol(PROTOCOL_ID): Yamux}, negotiate_timeout=10)
-        self._watcher = watcher
-
-    async def new_conn(self, conn: ISecureConn, peer_id: ID) -> IMuxedConn:
-        """The muxed connection over a secured one."""
-        protocol, _ = await self._selector.select(conn, conn.is_initiator, self.negotiate_timeout)
-        return self._annotate_connection(YamuxConnection(conn, peer_id, self._watcher), conn, protocol)
 
 
 def channel_of(secured: ISecureConn) -> SecureChannel:

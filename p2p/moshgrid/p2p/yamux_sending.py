@@ -67,17 +67,17 @@ class FrameWriter:
             size = min(stream.queued, stream.send_window, MAX_PAYLOAD)
             stream.send_window -= size
             pieces = stream.take_out(size)
-            flags = 0
-            if stream.end_queued and not stream.queued:
-                flags = FIN
-                stream.end_sent = True
-                ended.append(stream)
-            header = pack_header(DATA, flags, stream.id, size)
-            if size <= _JOIN:
+            header = pack_header(DATA, 0, stream.id, size)
+            if 0 < size <= _JOIN:
                 frames.append(b"".join((header, *pieces)))
-            else:
+            elif size:
                 frames.append(header)
                 frames += pieces
+            if stream.end_queued and not stream.queued:
+                # In a frame of its own: js-libp2p drops what comes in one frame with the end.
+                frames.append(pack_header(DATA, FIN, stream.id, 0))
+                stream.end_sent = True
+                ended.append(stream)
             if not stream.in_flight:
                 stream.in_flight = True
                 self._in_flight.append(stream)

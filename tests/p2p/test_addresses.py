@@ -1,0 +1,76 @@
+"""Addresses as text: anything may come, and only what can be dialled is kept, in bounded numbers."""
+
+from __future__ import annotations
+
+import contextlib
+
+import pytest
+import trio
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from multiaddr import Multiaddr
+
+from moshgrid.p2p.addresses import MAX_ADDRS, AddressBook, parse_listen, resolve, split_addr
+from moshgrid.p2p.errors import ConfigurationError
+from moshgrid.p2p.identity import Identity
+
+PEER, OTHER = (Identity.from_seed(bytes([number]) * 32).peer_id for number in (1, 2))
+PARTS = st.sampled_from(
+    [
+        "ip4",
+        "ip6",
+        "dns4",
+        "tcp",
+        "udp",
+        "p2p",
+        "p2p-circuit",
+        "127.0.0.1",
+        "::1",
+        "1",
+        "65536",
+        "-1",
+        "",
+        PEER,
+    ]
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.text(max_size=60) | st.lists(PARTS, max_size=8).map(lambda parts: "/" + "/".join(parts)))
+@example(f"/ip4/127.0.0.1/tcp/1/p2p/{PEER}")
+@example("/ip4/127.0.0.1/tcp/1/p2p/" + "z" * 600)
+@example("/unix/a/tcp/1/p2p/x")
+def test_any_text_is_an_address_or_a_plain_error(text):
+    with contextlib.suppress(ValueError):
+        target, peer = split_addr(text)
+        assert peer and len(target.protocols()) == 2
+    with contextlib.suppress(ConfigurationError):
+        parse_listen(text)
+    book = AddressBook()
+    book.learn(PEER, [text])
+
+
+def test_the_book_keeps_the_newest_of_few_peers():
+    book = AddressBook(max_peers=3)
+    book.learn(PEER, [f"/ip4/203.0.113.1/tcp/{port}/p2p/{PEER}" for port in range(1, 30)])
+    assert len(book.of(PEER)) == MAX_ADDRS
+    book.learn(PEER, [f"/ip4/203.0.113.1/tcp/99/p2p/{PEER}", f"/ip4/203.0.113.1/tcp/98/p2p/{OTHER}"])
+    assert book.of(PEER)[0].split("/")[4] == "99"
+    assert len(book.of(PEER)) == MAX_ADDRS
+    for number in range(3, 7):
+        peer = Identity.from_seed(bytes([number]) * 32).peer_id
+        book.learn(peer, [f"/ip4/203.0.113.1/tcp/1/p2p/{peer}"])
+    assert book.of(PEER) == ()
+
+
+@pytest.mark.parametrize(
+    ("addr", "places"),
+    [
+        ("/ip4/203.0.113.1/tcp/5", [("203.0.113.1", 5)]),
+        ("/ip6/2001:db8::1/tcp/5", [("2001:db8::1", 5)]),
+        ("/dns4/localhost/tcp/5", [("127.0.0.1", 5)]),
+        ("/dns4/no-such-name.invalid/tcp/5", []),
+    ],
+)
+def test_names_become_numbers(addr, places):
+    assert trio.run(resolve, Multiaddr(addr)) == places
