@@ -33,7 +33,7 @@ def verify(member, signature, message):
 
 def seal(me=0, hold=FIRST, members=3):
     exchange = Exchange(me, members, (1, 2), frozenset(range(members)), frozenset(range(members)))
-    machine = Seal(me, members, GROUP, exchange, sign, verify, 0.0)
+    machine = Seal(me, members, GROUP, exchange, sign, verify)
     for part, digest in enumerate(hold):
         exchange.result_arrived(1, part, digest)
     return machine, exchange

@@ -51,9 +51,9 @@ def run_config(
     return RunConfig(run_id, Schema.of(like), grouping, group_size, min_group_size, compression, deadline)
 
 
-def run_named_by(link: str, run_id: str | None) -> str:
+def run_named_by(link: str | Link, run_id: str | None) -> str:
     """The run to join: ``run_id``, or the one that the link names."""
-    named = run_id or Link.parse(link).run
+    named = run_id or (link if isinstance(link, Link) else Link.parse(link)).run
     if named is None:
         raise ConfigurationError(
             "which run? Give run_id=…, or a link that names it: moshgrid://NETWORK/RUN@HOST:PORT/PEER"

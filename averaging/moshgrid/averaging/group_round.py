@@ -80,7 +80,7 @@ class GroupRound:
             frozenset(i for i, member in enumerate(members) if member.weight > 0),
             frozenset(i for i, member in enumerate(members) if member.role != "client"),
         )
-        self._seal = Seal(me, n, signed.group_id, self._exchange, sign, verify, now)
+        self._seal = Seal(me, n, signed.group_id, self._exchange, sign, verify)
         size = sum(signed.part_bytes(part) for part in range(len(signed.parts)))
         self._suspicion = Suspicion(book, signed.peers, me, [2 * size] * n, now)
         self._ready: set[int] = {me}

@@ -49,7 +49,6 @@ class Seal:
         exchange: Exchange,
         sign: Sign,
         verify: Verify,
-        now: float,
     ) -> None:
         self._me = me
         self._members = members

@@ -20,7 +20,6 @@ from libp2p.network.connection.raw_connection import RawConnection
 __all__ = ["ChannelBroken", "RawBytes", "raw_bytes_of"]
 
 _READ_BYTES = 64 * 1024
-_WRITE_BYTES = 64 * 1024
 _STALL_SECONDS = 30.0
 _LOST = (IOException, RawConnError, trio.BrokenResourceError, trio.ClosedResourceError, OSError)
 """What py-libp2p raises when a connection is gone, depending on what it runs over."""

@@ -6,6 +6,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from moshgrid.averaging import Averager, RoundReport, StateSnapshot
+from moshgrid.averaging.averager_setup import run_named_by
 from moshgrid.p2p import ConfigurationError, Link, Node
 
 if TYPE_CHECKING:
@@ -60,17 +61,12 @@ class Run:
 
         ``run_id`` may be left out when the link names the run.
         """
-        parsed = link if isinstance(link, Link) else Link.parse(link)
-        run_id = run_id or parsed.run
-        if run_id is None:
-            raise ConfigurationError(
-                "which run? Give run_id=…, or a link that names it: moshgrid://NETWORK/RUN@HOST:PORT/PEER"
-            )
-        node = Node.from_link(parsed)
+        named = run_named_by(link, run_id)
+        node = Node.from_link(link)
         try:
             run = cls(
                 node,
-                run_id,
+                named,
                 model,
                 group_size=group_size,
                 min_group_size=min_group_size,
