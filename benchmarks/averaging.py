@@ -30,7 +30,7 @@ def main() -> None:
         kind, rank, peers, where = arguments.worker
         elements = round(arguments.megabytes * 1e6 / 4)
         worker = gloo_worker if kind == "gloo" else moshgrid_worker
-        worker(kind, int(rank), int(peers), where, elements, arguments.rounds)
+        worker(kind, int(rank), int(peers), where, elements)
         return
     result = {
         "benchmark": "averaging",
@@ -86,15 +86,17 @@ def measure(kind: str, arguments: argparse.Namespace) -> dict[str, float]:
     try:
         for process in processes:
             process.stdout.readline()  # ready
-        seconds = []
-        for _ in range(arguments.rounds + 1):
+        good, failed = [], 0
+        while len(good) < arguments.rounds + 1:
             for process in processes:
                 process.stdin.write("go\n")
                 process.stdin.flush()
-            seconds.append(max(float(process.stdout.readline()) for process in processes))
-        for process in processes:
-            process.stdin.close()
-        cpu = sum(float(process.stdout.readline()) for process in processes)
+            answers = [json.loads(process.stdout.readline()) for process in processes]
+            if all(whole for whole, _, _ in answers):
+                good.append((max(answer[1] for answer in answers), sum(answer[2] for answer in answers)))
+            elif (failed := failed + 1) > arguments.rounds:
+                raise SystemExit(f"{failed} rounds failed")
+        seconds, cpu = zip(*good[1:], strict=True)  # the first was a warm-up
     finally:
         for process in processes:
             process.kill()
@@ -102,22 +104,19 @@ def measure(kind: str, arguments: argparse.Namespace) -> dict[str, float]:
         if node is not None:
             node.close()
     return {
-        "seconds": round(statistics.median(seconds[1:]), 4),
-        "cpu_seconds": round(cpu / arguments.rounds, 3),
+        "seconds": round(statistics.median(seconds), 4),
+        "cpu_seconds": round(statistics.median(cpu), 3),
+        "failed_rounds": failed,
     }
 
 
-def serve(average, rounds: int) -> None:
-    """Averages when told to; the first round is a warm-up and does not count."""
+def serve(average) -> None:
+    """Averages when told to, and says whether all took part, the seconds and the CPU seconds."""
     print("ready", flush=True)
-    spent = 0.0
-    for index, _ in enumerate(sys.stdin):
+    for _ in sys.stdin:
         before, began = cpu_seconds(), time.perf_counter()
-        average()
-        print(time.perf_counter() - began, flush=True)
-        if index:
-            spent += cpu_seconds() - before
-    print(spent, flush=True)
+        whole = average()
+        print(json.dumps([whole, time.perf_counter() - began, cpu_seconds() - before]), flush=True)
     os._exit(0)
 
 
@@ -126,7 +125,7 @@ def cpu_seconds() -> float:
     return usage.ru_utime + usage.ru_stime
 
 
-def moshgrid_worker(codec: str, rank: int, peers: int, where: str, elements: int, rounds: int) -> None:
+def moshgrid_worker(codec: str, rank: int, peers: int, where: str, elements: int) -> None:
     import numpy as np
     import torch  # noqa: F401  (its kernels are used when it is loaded, as in a training)
 
@@ -139,15 +138,17 @@ def moshgrid_worker(codec: str, rank: int, peers: int, where: str, elements: int
     while len(averager.peers) < peers:
         time.sleep(0.01)
 
-    def average() -> None:
+    def average() -> bool:
         report = averager.step([vector])
-        if len(report.contributors) != peers or not report.committed:
-            raise SystemExit(f"a round failed: {report}")
+        if report.committed and len(report.contributors) == peers:
+            return True
+        print(report, file=sys.stderr)
+        return False
 
-    serve(average, rounds)
+    serve(average)
 
 
-def gloo_worker(_: str, rank: int, peers: int, where: str, elements: int, rounds: int) -> None:
+def gloo_worker(_: str, rank: int, peers: int, where: str, elements: int) -> None:
     import torch
     import torch.distributed as dist
 
@@ -155,11 +156,12 @@ def gloo_worker(_: str, rank: int, peers: int, where: str, elements: int, rounds
     dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{where}", rank=rank, world_size=peers)
     vector = torch.randn(elements)
 
-    def average() -> None:
+    def average() -> bool:
         dist.all_reduce(vector)
         vector.div_(peers)
+        return True
 
-    serve(average, rounds)
+    serve(average)
 
 
 if __name__ == "__main__":

@@ -6,8 +6,25 @@ from hypothesis import given
 from hypothesis import strategies as st
 from round_simulation import IDENTITIES
 
+from moshgrid.averaging import reduction
+from moshgrid.averaging.flat_arrays import FlatArrays
 from moshgrid.averaging.manifest import Manifest, Member, sign_manifest
-from moshgrid.averaging.reduction import average_part, decode_results, encode_part, result_digest
+from moshgrid.averaging.part_memory import PartMemory
+from moshgrid.averaging.reduction import apply_results, check_result, result_digest
+
+MEMORY = PartMemory()
+
+
+def flat(vector):
+    return FlatArrays([vector], vector.dtype)
+
+
+def encode_part(manifest, vector, part):
+    return reduction.encode_part(manifest, flat(vector), part, MEMORY)
+
+
+def average_part(manifest, part, inputs, own):
+    return reduction.average_part(manifest, part, inputs, flat(own), MEMORY)
 
 
 def signed(weights, elements=50, part_elements=20, codec="none", dtype="float32"):
@@ -89,10 +106,24 @@ def test_a_digest_covers_part_contributors_and_bytes():
     assert result_digest(0, 3, memoryview(b"abc")) in digests
 
 
-def test_results_decode_to_the_whole_vector():
+def test_results_are_written_into_arrays_of_any_shape_and_dtype():
     manifest = signed([1.0, 1.0])
     vector = np.arange(50, dtype=np.float32)
     parts = [encode_part(manifest, vector, part)[0] for part in range(3)]
-    decoded, digest = decode_results(manifest, parts)
-    assert (decoded == vector).all()
+    arrays = [
+        np.zeros((3, 5), np.float32),
+        np.zeros((5, 3)).T,
+        np.zeros(0, np.float32),
+        np.zeros(20, np.float16),
+    ]
+    digest = apply_results(manifest, parts, FlatArrays(arrays, np.dtype(np.float32)))
+    assert (np.concatenate([array.reshape(-1) for array in arrays]) == vector).all()
     assert len(bytes.fromhex(digest)) == 32
+
+
+def test_a_result_that_does_not_fit_its_digest_or_is_not_finite_is_refused():
+    manifest = signed([1.0, 1.0])
+    good, bad = np.ones(20, np.float32).tobytes(), np.full(20, np.nan, np.float32).tobytes()
+    assert check_result(manifest, 0, 3, result_digest(0, 3, good), good) == ""
+    assert "digest" in check_result(manifest, 0, 1, result_digest(0, 3, good), good)
+    assert "finite" in check_result(manifest, 0, 3, result_digest(0, 3, bad), bad)

@@ -9,25 +9,6 @@ from moshgrid.p2p.errors import ConfigurationError, SchemaMismatch
 ARRAYS = [np.arange(6, dtype=np.float32).reshape(2, 3), np.array(7.0, np.float64), np.ones(2, np.float16)]
 
 
-def test_arrays_survive_the_vector():
-    schema = Schema.of(ARRAYS)
-    vector = schema.flatten(ARRAYS, np.dtype(np.float64))
-    assert vector.tolist() == [0, 1, 2, 3, 4, 5, 7, 1, 1]
-    back = schema.empty()
-    schema.scatter(vector, back)
-    for array, copy in zip(ARRAYS, back, strict=True):
-        assert array.dtype == copy.dtype
-        assert (array == copy).all()
-
-
-def test_non_contiguous_arrays_are_written_in_place():
-    base = np.zeros((3, 4), np.float32)
-    view = base[:, ::2]
-    schema = Schema.of([view])
-    schema.scatter(np.arange(6, dtype=np.float32), [view])
-    assert base.tolist() == [[0, 0, 1, 0], [2, 0, 3, 0], [4, 0, 5, 0]]
-
-
 def test_the_digest_follows_shapes_and_dtypes():
     assert Schema.of(ARRAYS).digest == Schema.of([array.copy() for array in ARRAYS]).digest
     assert (

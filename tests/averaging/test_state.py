@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from moshgrid.averaging.flat_arrays import FlatArrays
 from moshgrid.averaging.reduction import result_digest
 from moshgrid.averaging.state import (
     Chunk,
@@ -72,7 +73,11 @@ def test_a_chunk_has_the_right_length_and_digest():
 
 
 def test_chunks_make_the_vector_again():
-    assert (decode_state(description(), {0: Chunk(*CHUNKS[0]), 1: Chunk(*CHUNKS[1])}) == VALUES).all()
+    array = np.zeros_like(VALUES)
+    decode_state(
+        description(), {0: Chunk(*CHUNKS[0]), 1: Chunk(*CHUNKS[1])}, FlatArrays([array], array.dtype)
+    )
+    assert (array == VALUES).all()
 
 
 def test_a_donor_gives_only_what_it_still_has():

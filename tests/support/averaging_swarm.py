@@ -7,7 +7,7 @@ import numpy as np
 import trio
 
 from moshgrid.averaging.averager_setup import run_config
-from moshgrid.averaging.round_driver import inline
+from moshgrid.averaging.part_work import inline
 from moshgrid.averaging.run_core import RunCore
 from moshgrid.dht import DHTNode
 from moshgrid.p2p.clock import VirtualClock

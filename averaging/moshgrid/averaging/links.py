@@ -12,6 +12,7 @@ from typing import Protocol
 
 import trio
 
+from moshgrid.averaging.part_memory import PartMemory, Payload
 from moshgrid.averaging.wire import MAX_FRAME, Frame, decode_frame
 from moshgrid.p2p.errors import MoshgridError, RemoteProtocolError, Unreachable
 from moshgrid.p2p.framing import FrameReader, send_frame
@@ -53,7 +54,10 @@ class Links:
     def __init__(self, host: Host) -> None:
         self._host = host
         self._users: dict[bytes, LinkUser] = {}
-        self._outboxes: dict[PeerId, trio.MemorySendChannel[tuple[bytes, bytes]]] = {}
+        self._outboxes: dict[PeerId, trio.MemorySendChannel[tuple[bytes, Payload]]] = {}
+        self._inbound: dict[PeerId, Stream] = {}
+        self.memory = PartMemory()
+        """What frames are received into; parts to be sent may be encoded into it."""
         host.network.serve(PROTOCOL, self._receive)
         host.network.on_lost(lambda peer: self._lost(peer, "the connection was lost"))
 
@@ -75,12 +79,13 @@ class Links:
     def detach(self, run: bytes) -> None:
         """Stops handing frames of ``run`` to anybody."""
         self._users.pop(run, None)
+        self.memory.keep(run, 0)
 
-    def send(self, peer: PeerId, header: bytes, payload: bytes = b"") -> None:
+    def send(self, peer: PeerId, header: bytes, payload: Payload = b"") -> None:
         """Queues a frame; a link that cannot take it is reported lost."""
         outbox = self._outboxes.get(peer)
         if outbox is None:
-            outbox, queue = trio.open_memory_channel[tuple[bytes, bytes]](_MAX_QUEUED)
+            outbox, queue = trio.open_memory_channel[tuple[bytes, Payload]](_MAX_QUEUED)
             self._outboxes[peer] = outbox
             self._host.nursery.start_soon(self._send_queued, peer, outbox, queue)
         try:
@@ -92,8 +97,8 @@ class Links:
     async def _send_queued(
         self,
         peer: PeerId,
-        outbox: trio.MemorySendChannel[tuple[bytes, bytes]],
-        queue: trio.MemoryReceiveChannel[tuple[bytes, bytes]],
+        outbox: trio.MemorySendChannel[tuple[bytes, Payload]],
+        queue: trio.MemoryReceiveChannel[tuple[bytes, Payload]],
     ) -> None:
         reason = "the link was closed"
         stream: Stream | None = None
@@ -114,24 +119,34 @@ class Links:
                     await stream.reset()
         self._lost(peer, reason)
 
-    def _close_outbox(self, peer: PeerId, outbox: trio.MemorySendChannel[tuple[bytes, bytes]]) -> None:
+    def _close_outbox(self, peer: PeerId, outbox: trio.MemorySendChannel[tuple[bytes, Payload]]) -> None:
         outbox.close()
         if self._outboxes.get(peer) is outbox:
             del self._outboxes[peer]
 
     async def _receive(self, stream: Stream) -> None:
-        reader = FrameReader(_Listening(stream, self._heard), MAX_FRAME)
+        older = self._inbound.get(stream.peer)
+        self._inbound[stream.peer] = stream
+        if older is not None:  # one at a time: each may hold a frame's worth of memory
+            await older.reset()
+        reader = FrameReader(_Listening(stream, self._heard), MAX_FRAME, self.memory.allocate)
         reason = "it closed the link"
         try:
-            while (data := await reader.read()) is not None:
+            while (data := await reader.read_buffer()) is not None:
                 frame = decode_frame(data, stream.peer)
                 user = self._users.get(frame.run)
                 if user is not None:
                     user.frame_arrived(stream.peer, frame)
+                del data, frame  # while this waits for the next, the memory is whoever's still needs it
         except MoshgridError as error:
             reason = _reason(error)
             await stream.reset()
-        self._lost(stream.peer, reason)
+        finally:
+            replaced = self._inbound.get(stream.peer) is not stream
+            if not replaced:
+                del self._inbound[stream.peer]
+        if not replaced:
+            self._lost(stream.peer, reason)
 
     def _heard(self, peer: PeerId) -> None:
         for user in self._users.values():

@@ -1,4 +1,4 @@
-"""The arithmetic of a round: encode own parts, average what members sent, hash, decode. No awaits.
+"""The arithmetic of a round: encode own parts, average what members sent, hash, check, apply. No awaits.
 
 Runs in worker threads. Sums are taken in roster order, in float32 (float64 for float64 data), with
 weights scaled to sum to 1 first so that large finite values cannot overflow.
@@ -7,27 +7,30 @@ weights scaled to sum to 1 first so that large finite values cannot overflow.
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from blake3 import blake3
 
+from moshgrid.averaging.flat_arrays import FlatArrays, Vector
 from moshgrid.averaging.manifest import SignedManifest
+from moshgrid.averaging.part_memory import PartMemory
 from moshgrid.compression import CodecError
 
-__all__ = ["Average", "average_part", "decode_results", "encode_part", "result_digest"]
+__all__ = ["Average", "apply_results", "average_part", "check_result", "encode_part", "result_digest"]
 
-Vector = npt.NDArray[np.floating[Any]]
+_SAMPLED = 4096
+"""Elements per part over which the encoding's error is measured."""
 
 
 @dataclass(frozen=True, slots=True)
 class Average:
     """An encoded average. ``refused`` are members whose values were unusable, with the reason."""
 
-    data: bytes
+    data: memoryview
     contributors: int
     digest: bytes
     squared_error: float
@@ -35,82 +38,119 @@ class Average:
     refused: Mapping[int, str]
 
 
+class _Scratch(threading.local):
+    """Vectors of one part for each worker thread, so that no part needs fresh memory."""
+
+    def __init__(self) -> None:
+        self._vectors: dict[str, Vector] = {}
+
+    def vector(self, use: str, size: int, dtype: np.dtype[Any]) -> Vector:
+        kept = self._vectors.get(use)
+        if kept is None or kept.size < size or kept.dtype != dtype:
+            kept = self._vectors[use] = np.empty(size, dtype)
+        return kept[:size]
+
+
+_scratch = _Scratch()
+
+
 def result_digest(part: int, contributors: int, data: bytes | memoryview) -> bytes:
     """What a seal names: blake3 over the part's index, the contributor bitmap and the bytes."""
     return blake3(part.to_bytes(4, "big") + contributors.to_bytes(8, "big")).update(data).digest()
 
 
-def encode_part(signed: SignedManifest, vector: Vector, part: int) -> tuple[bytes, int]:
+def encode_part(
+    signed: SignedManifest, values: FlatArrays, part: int, memory: PartMemory
+) -> tuple[memoryview, int]:
     """Own values of a part, encoded, and how many of them were saturated."""
     span = signed.parts[part]
-    encoded = signed.codec.encode(vector[span.start : span.stop])
-    return encoded.data, encoded.saturated
+    data = memory.allocate(signed.part_bytes(part))
+    return data, signed.codec.encode_into(values.read(span.start, span.stop), data)
 
 
 def average_part(
     signed: SignedManifest,
     part: int,
     inputs: Mapping[int, bytes | memoryview | None],
-    own: Vector,
+    own: FlatArrays,
+    memory: PartMemory,
 ) -> Average | None:
     """The weighted mean of the members in ``inputs`` (None stands for ``own`` values, not encoded).
 
     None when nobody's values could be used. Values that do not decode or are not finite are refused.
     """
-    span = signed.parts[part]
-    members = signed.manifest.members
-    usable: dict[int, Vector] = {}
+    span, dtype = signed.parts[part], signed.dtype
+    weights = [member.weight for member in signed.manifest.members]
+    mean = _scratch.vector("mean", span.elements, dtype)
+    scaled = _scratch.vector("scaled", span.elements, dtype)
     refused: dict[int, str] = {}
-    for member in sorted(inputs):
-        data = inputs[member]
-        try:
-            values = (
-                own[span.start : span.stop]
-                if data is None
-                else signed.codec.decode(data, span.elements, signed.dtype)
-            )
-        except CodecError as error:
-            refused[member] = str(error)
-            continue
-        if not np.isfinite(values).all():
-            refused[member] = "sent values that are not finite"
-            continue
-        usable[member] = values
-    total = sum(members[member].weight for member in usable)
-    if total <= 0:
-        return None
-    mean = np.zeros(span.elements, signed.dtype)
-    scratch = np.empty_like(mean)
-    for member, values in usable.items():
-        np.multiply(values, signed.dtype.type(members[member].weight / total), out=scratch)
-        mean += scratch
-    data = signed.codec.encode(mean).data
-    np.subtract(signed.codec.decode(data, span.elements, signed.dtype), mean, out=scratch)
+    while True:
+        usable = [member for member in sorted(inputs) if member not in refused]
+        total = sum(weights[member] for member in usable)
+        if total <= 0:
+            return None
+        mean.fill(0)
+        for member in usable:
+            try:
+                values = _values(signed, part, inputs[member], own)
+            except CodecError as error:
+                refused[member] = str(error)
+                break  # the weights of the others add up to something else now
+            np.multiply(values, dtype.type(weights[member] / total), out=scaled)
+            np.add(mean, scaled, out=mean)
+        else:
+            break
+    data = memory.allocate(signed.part_bytes(part))
+    signed.codec.encode_into(mean, data)
+    signed.codec.decode_into(data, scaled)
+    exact = mean[:_SAMPLED].astype(np.float64)
+    lost = scaled[:_SAMPLED] - exact
     bitmap = sum(1 << member for member in usable)
     return Average(
         data,
         bitmap,
         result_digest(part, bitmap, data),
-        _squared(scratch),
-        _squared(mean),
+        float(np.sum(lost * lost)),
+        float(np.sum(exact * exact)),
         refused,
     )
 
 
-def decode_results(signed: SignedManifest, data: Sequence[bytes | memoryview]) -> tuple[Vector, str]:
-    """The whole averaged vector from the bytes of every part, and the hex blake3 of those bytes."""
-    vector = np.empty(signed.manifest.elements, signed.dtype)
+def _values(signed: SignedManifest, part: int, data: bytes | memoryview | None, own: FlatArrays) -> Vector:
+    span = signed.parts[part]
+    if data is None:
+        return own.read(span.start, span.stop)
+    decoded = _scratch.vector("decoded", span.elements, signed.dtype)
+    signed.codec.decode_into(data, decoded)
+    return decoded
+
+
+def check_result(
+    signed: SignedManifest, part: int, contributors: int, digest: bytes, data: bytes | memoryview
+) -> str:
+    """What is wrong with a result that was received: "" when it fits its digest and decodes."""
+    if result_digest(part, contributors, data) != digest:
+        return f"sent a result of part {part} that does not fit its digest"
+    try:
+        signed.codec.decode_into(data, _scratch.vector("decoded", signed.parts[part].elements, signed.dtype))
+    except CodecError as error:
+        return f"sent a result of part {part} that cannot be used: {error}"
+    return ""
+
+
+def apply_results(signed: SignedManifest, data: Sequence[bytes | memoryview], arrays: FlatArrays) -> str:
+    """Writes checked results of all parts into ``arrays``; returns the hex blake3 of their bytes."""
     digest = blake3()
     for span, encoded in zip(signed.parts, data, strict=True):
-        vector[span.start : span.stop] = signed.codec.decode(encoded, span.elements, signed.dtype)
+        window = arrays.window(span.start, span.stop)
+        if window is not None:
+            signed.codec.decode_into(encoded, window)
+        else:
+            decoded = _scratch.vector("decoded", span.elements, signed.dtype)
+            signed.codec.decode_into(encoded, decoded)
+            arrays.write(span.start, decoded)
         digest.update(encoded)
-    return vector, digest.hexdigest()
-
-
-def _squared(vector: Vector) -> float:
-    """The squared norm; in float64, where the squares of large float32 values fit."""
-    wide = vector.astype(np.float64)
-    return float(np.dot(wide, wide))
+    return digest.hexdigest()
 
 
 def relative_error(squared_error: float, squared_norm: float) -> float:

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from moshgrid.averaging.manifest import SignedManifest
-from moshgrid.averaging.round_driver import RoundResult
+from moshgrid.averaging.round_parts import RoundResult
 from moshgrid.p2p.identity import PeerId
 
 __all__ = ["RoundReport", "report_of"]

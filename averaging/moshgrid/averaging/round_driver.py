@@ -7,13 +7,9 @@ the driver then goes on in the background until the machine has finished, to ans
 from __future__ import annotations
 
 import logging
-from collections import Counter
-from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any
 
-import numpy as np
 import trio
 
 from moshgrid.averaging.effects import (
@@ -23,111 +19,61 @@ from moshgrid.averaging.effects import (
     Finish,
     Heard,
     MemberLost,
-    PartArrived,
     Received,
     Reduce,
-    Reduced,
-    ResultArrived,
     RoundEffect,
     RoundEvent,
     Send,
     SendPart,
     SendResult,
 )
-from moshgrid.averaging.exchange import MAX_VERSIONS
+from moshgrid.averaging.flat_arrays import FlatArrays
 from moshgrid.averaging.group_round import GroupRound
 from moshgrid.averaging.links import Links
 from moshgrid.averaging.manifest import SignedManifest, countersign, is_countersigned
-from moshgrid.averaging.messages import GroupMessage, PartData, Ready, ResultData
-from moshgrid.averaging.reduction import (
-    Vector,
-    average_part,
-    decode_results,
-    encode_part,
-    relative_error,
-    result_digest,
-)
+from moshgrid.averaging.messages import Decline, GroupMessage, PartData, Ready, ResultData
+from moshgrid.averaging.part_memory import Payload
+from moshgrid.averaging.part_work import Offload
+from moshgrid.averaging.round_parts import RoundParts, RoundResult
 from moshgrid.averaging.suspicion import PaceBook
 from moshgrid.averaging.wire import Frame, encode_frame
 from moshgrid.p2p.host import Host
 from moshgrid.p2p.identity import public_key_of, verify
 from moshgrid.p2p.machine import DeadlinePassed
 
-__all__ = ["Offload", "RoundDriver", "RoundResult", "in_threads", "inline"]
+__all__ = ["RoundDriver"]
 
-T = TypeVar("T")
-Offload = Callable[..., Awaitable[Any]]
-"""Runs a plain function and returns its value, without holding up the loop."""
-
-_THREADS = trio.CapacityLimiter(2)
 _MAX_INBOX = 65536
 
 _log = logging.getLogger("moshgrid.averaging")
 
 
-async def in_threads(function: Callable[..., T], *args: Any) -> T:
-    """Offloads to worker threads, two at a time."""
-    return await trio.to_thread.run_sync(function, *args, limiter=_THREADS)
-
-
-async def inline(function: Callable[..., T], *args: Any) -> T:
-    """Runs at once, in the loop: for virtual time, where threads would be skipped over."""
-    await trio.lowlevel.checkpoint()
-    return function(*args)
-
-
-@dataclass
-class RoundResult:
-    """What the driver leaves behind."""
-
-    committed: bool = False
-    reason: str = ""
-    vector: Vector | None = None
-    digest: str = ""
-    value: tuple[bytes, ...] = ()
-    """Per part the digest that was sealed."""
-    results: list[tuple[int, bytes]] = field(default_factory=list)
-    """Per part the contributor bitmap and the encoded bytes that were sealed."""
-    bytes_sent: int = 0
-    bytes_received: int = 0
-    saturated: int = 0
-    squared_error: float = 0.0
-    squared_norm: float = 0.0
-
-    @property
-    def compression_error(self) -> float:
-        """Over the parts averaged here."""
-        return relative_error(self.squared_error, self.squared_norm)
-
-
 class RoundDriver:
-    """One member's side of one round."""
+    """One member's side of one round over ``arrays``."""
 
     def __init__(
         self,
         host: Host,
         links: Links,
         signed: SignedManifest,
-        vector: Vector,
+        arrays: FlatArrays,
         book: PaceBook,
         offload: Offload,
     ) -> None:
         self._host = host
         self._links = links
         self._signed = signed
-        self._vector = vector
-        self._offload = offload
         self._me = signed.peers.index(host.peer_id)
         self._index = {peer: index for index, peer in enumerate(signed.peers)}
         self._machine = GroupRound(signed, self._me, host.identity.sign, self._verify, book, host.clock.now())
-        self._inputs: dict[tuple[int, int], memoryview] = {}
-        self._results: dict[tuple[int, bytes], tuple[int, bytes]] = {}
-        self._versions: Counter[int] = Counter()
+        self._parts = RoundParts(signed, self._me, arrays, links.memory, offload, self._put, self._send)
         self._outbox, self._inbox = trio.open_memory_channel[RoundEvent](_MAX_INBOX)
+        self._scope = trio.CancelScope()
         self._over = trio.Event()
+        self._applying = False
         self.finished = trio.Event()
         """Set when nobody needs this driver any more."""
-        self.result = RoundResult()
+        self.result = self._parts.result
 
     @property
     def lost(self) -> dict[int, str]:
@@ -135,15 +81,32 @@ class RoundDriver:
         return self._machine.lost
 
     async def run(self) -> RoundResult:
-        """Takes part until the round is decided here."""
+        """Takes part until the round is decided here; the arrays must not change meanwhile.
+
+        When it is cancelled, this member leaves the round.
+        """
         self._host.nursery.start_soon(self._drive)
-        await self._over.wait()
+        try:
+            await self._over.wait()
+        finally:
+            with trio.CancelScope(shield=True):
+                if self._applying:
+                    await self._over.wait()  # never half of an average
+            self._parts.close()
+            if not self._over.is_set():
+                self._leave()
         return self.result
+
+    def _leave(self) -> None:
+        for member in range(len(self._signed.peers)):
+            if member != self._me:
+                self._send(member, Decline("its step was cancelled"))
+        self._scope.cancel()
 
     def arrived(self, peer: str, frame: Frame) -> None:
         """A frame of this group came. Frames that the manifest does not allow cost the sender its seat."""
         member = self._index.get(peer)  # type: ignore[call-overload]
-        if member is None:
+        if member is None or self.finished.is_set():
             return
         event = self._event_of(member, frame)
         if event is not None:
@@ -169,28 +132,8 @@ class RoundDriver:
     def _event_of(self, member: int, frame: Frame) -> RoundEvent | None:
         message, payload = frame.message, frame.payload
         match message:
-            case PartData(part) | ResultData(part) if not 0 <= part < len(self._signed.parts):
-                return MemberLost(member, f"named a part {part} that does not exist")
-            case PartData(part) | ResultData(part) if len(payload) != self._signed.part_bytes(part):
-                return MemberLost(member, f"sent {len(payload)} bytes for part {part}")
-            case PartData(part):
-                if (member, part) in self._inputs:
-                    return None
-                self._inputs[member, part] = payload
-                self.result.bytes_received += len(payload)
-                return PartArrived(member, part)
-            case ResultData(part, contributors, digest):
-                if not 0 < contributors < 1 << len(self._signed.peers):
-                    return MemberLost(member, f"named contributors that do not exist for part {part}")
-                if result_digest(part, contributors, payload) != digest:
-                    return MemberLost(member, f"sent a result of part {part} that does not fit its digest")
-                self.result.bytes_received += len(payload)
-                if (part, digest) not in self._results:
-                    self._versions[part] += 1
-                    if self._versions[part] > MAX_VERSIONS:
-                        return MemberLost(member, f"sent one more result of part {part} than there can be")
-                    self._results[part, digest] = (contributors, bytes(payload))
-                return ResultArrived(member, part, digest)
+            case PartData() | ResultData():
+                self._parts.arrived(member, message, payload)
             case Ready(manifest, signature):
                 peer = self._signed.peers[member]
                 if manifest != self._signed.raw or not is_countersigned(
@@ -210,16 +153,18 @@ class RoundDriver:
     async def _drive(self) -> None:
         clock = self._host.clock
         try:
-            async with trio.open_nursery() as nursery:
-                signature = countersign(self._host.identity, self._signed.group_id)
-                await self._perform(self._machine.start(signature, clock.now()), nursery)
-                while not self._machine.finished:
-                    event: RoundEvent = DeadlinePassed()
-                    deadline = self._machine.deadline
-                    with trio.CancelScope(deadline=deadline if deadline is not None else float("inf")):
-                        event = await self._inbox.receive()
-                    await self._perform(self._machine.handle(event, clock.now()), nursery)
-                nursery.cancel_scope.cancel()
+            with self._scope:
+                async with trio.open_nursery() as nursery:
+                    self._parts.open(nursery)
+                    signature = countersign(self._host.identity, self._signed.group_id)
+                    await self._perform(self._machine.start(signature, clock.now()))
+                    while not self._machine.finished:
+                        event: RoundEvent = DeadlinePassed()
+                        deadline = self._machine.deadline
+                        with trio.CancelScope(deadline=deadline if deadline is not None else float("inf")):
+                            event = await self._inbox.receive()
+                        await self._perform(self._machine.handle(event, clock.now()))
+                    nursery.cancel_scope.cancel()
         except Exception:  # the root of this round's task: a bug here must not take the node down
             _log.exception("round %d failed", self._signed.manifest.round)
             self.result.reason = "internal error; the log has the details"
@@ -228,23 +173,25 @@ class RoundDriver:
                 self.result.reason = self.result.reason or "the averager was closed"
                 self._over.set()
             self._inbox.close()
-            self._inputs.clear()
+            self._parts.end()
             self.finished.set()
 
-    async def _perform(self, effects: list[RoundEffect], nursery: trio.Nursery) -> None:
+    async def _perform(self, effects: list[RoundEffect]) -> None:
         for effect in effects:
             match effect:
                 case Send(member, message):
                     self._send(member, message)
-                case SendPart(member, part):
-                    nursery.start_soon(self._send_part, member, part)
+                case SendPart():
+                    self._parts.encode(effect)
                 case SendResult(member, part, digest):
-                    contributors, data = self._results[part, digest]
+                    contributors, data = self._parts.held(part, digest)
                     self._send(member, ResultData(part, contributors, digest), data)
-                case Reduce(part, contributors):
-                    nursery.start_soon(self._reduce, part, contributors)
+                case Reduce():
+                    self._parts.reduce(effect)
                 case Commit(_, value):
-                    await self._commit(value)
+                    self._applying = True
+                    await self._parts.apply(value)
+                    self._over.set()
                 case Abort(reason):
                     self.result.reason = reason
                     self._over.set()
@@ -258,43 +205,7 @@ class RoundDriver:
         manifest = self._signed.manifest
         self._host.events.emit(event, round=manifest.round, group=self._signed.group_id.hex(), **fields)
 
-    def _send(self, member: int, message: GroupMessage, payload: bytes = b"") -> None:
+    def _send(self, member: int, message: GroupMessage, payload: Payload = b"") -> None:
         header = encode_frame(self._signed.manifest.run, self._signed.group_id, message)
         self.result.bytes_sent += len(payload)
         self._links.send(self._signed.peers[member], header, payload)
-
-    async def _send_part(self, member: int, part: int) -> None:
-        data, saturated = await self._offload(encode_part, self._signed, self._vector, part)
-        self.result.saturated += saturated
-        self._send(member, PartData(part), data)
-
-    async def _reduce(self, part: int, contributors: tuple[int, ...]) -> None:
-        inputs = {
-            member: None if member == self._me else self._inputs[member, part] for member in contributors
-        }
-        average = await self._offload(average_part, self._signed, part, inputs, self._vector)
-        if average is None:
-            for member in contributors:
-                self._put(MemberLost(member, "sent values that cannot be used"))
-            self._put(Reduced(part, b"", tuple(contributors)))
-            return
-        for member, reason in average.refused.items():
-            self._put(MemberLost(member, reason))
-        self._results[part, average.digest] = (average.contributors, average.data)
-        self.result.squared_error += average.squared_error
-        self.result.squared_norm += average.squared_norm
-        self._put(Reduced(part, average.digest, tuple(average.refused)))
-
-    async def _commit(self, value: tuple[bytes, ...]) -> None:
-        self.result.value = value
-        self.result.results = [self._results[part, digest] for part, digest in enumerate(value)]
-        self.result.vector, self.result.digest = await self._offload(
-            decode_results, self._signed, [data for _, data in self.result.results]
-        )
-        self.result.committed = True
-        self._over.set()
-
-
-def check_finite(vector: Vector) -> bool:
-    """True when every value can be averaged."""
-    return bool(np.isfinite(vector).all())

@@ -13,13 +13,15 @@ from typing import Any
 
 import trio
 
+from moshgrid.averaging.flat_arrays import FlatArrays
 from moshgrid.averaging.group_finder import GroupFinder
 from moshgrid.averaging.links import Links
 from moshgrid.averaging.manifest import SignedManifest
 from moshgrid.averaging.membership import Membership
-from moshgrid.averaging.reduction import Vector
+from moshgrid.averaging.part_work import Offload, in_threads
 from moshgrid.averaging.report import RoundReport, report_of
-from moshgrid.averaging.round_driver import Offload, RoundDriver, RoundResult, check_finite, in_threads
+from moshgrid.averaging.round_driver import RoundDriver
+from moshgrid.averaging.round_parts import RoundResult
 from moshgrid.averaging.run_config import RunConfig
 from moshgrid.averaging.state import Description, SealedState, StateSnapshot
 from moshgrid.averaging.state_transfer import StateServer, fetch_state
@@ -138,8 +140,8 @@ class RunCore:
             return report
 
     async def _one_round(self, views: Sequence[Any], weight: float) -> RoundReport:
-        vector = await self._offload(self._config.schema.flatten, views, self._dtype)
-        if not await self._offload(check_finite, vector):
+        flat = FlatArrays(views, self._dtype)
+        if not await self._offload(flat.is_finite):
             raise ConfigurationError(
                 "the arrays hold NaN or infinite values, which would spoil everybody's average; "
                 "they were not sent"
@@ -154,7 +156,7 @@ class RunCore:
             group_key = LOBBY if lobby else topology.group_key(self._host.peer_id, self.peers)
             signed = await self._finder.find(group_key, number, weight)
             if isinstance(signed, SignedManifest):
-                report = await self._take_part(signed, views, vector, began)
+                report = await self._take_part(signed, flat, began)
                 if report.committed:
                     return report
                 reasons.append(report.reason)
@@ -170,16 +172,13 @@ class RunCore:
         report = report or RoundReport(number, codec=self._config.codec)
         return replace(report, round=number, reason=reason)
 
-    async def _take_part(
-        self, signed: SignedManifest, views: Sequence[Any], vector: Vector, began: float
-    ) -> RoundReport:
+    async def _take_part(self, signed: SignedManifest, flat: FlatArrays, began: float) -> RoundReport:
         """A round of a group that came together, up to the applied result."""
         matched = self._host.clock.now()
-        driver = self._begin(signed, vector)
+        driver = self._begin(signed, flat)
         result = await driver.run()
         report = report_of(signed, driver.lost, result)
-        if result.vector is not None:
-            await self._offload(self._config.schema.scatter, result.vector, views)
+        if result.committed:
             driver.emit("applied", digest=report.digest, completeness=report.completeness)
             self._seal(signed, result)
         reduced = self._host.clock.now()
@@ -234,8 +233,10 @@ class RunCore:
             driver.lost_link(peer, reason)
         self._finder.lost(peer)
 
-    def _begin(self, signed: SignedManifest, vector: Vector) -> RoundDriver:
-        driver = RoundDriver(self._host, self._links, signed, vector, self._book, self._offload)
+    def _begin(self, signed: SignedManifest, flat: FlatArrays) -> RoundDriver:
+        size = sum(signed.part_bytes(part) for part in range(len(signed.parts)))
+        self._links.memory.keep(self._run, 2 * size)
+        driver = RoundDriver(self._host, self._links, signed, flat, self._book, self._offload)
         self._rounds[signed.group_id] = driver
         for peer, frame in self._finder.held_frames():
             driver.arrived(peer, frame)

@@ -87,22 +87,6 @@ class Schema:
         ]
         raise SchemaMismatch(f"{len(diff)} of {len(self.shapes)} arrays differ from the run's", diff)
 
-    def flatten(self, arrays: Sequence[npt.NDArray[Any]], dtype: np.dtype[Any]) -> npt.NDArray[Any]:
-        """One new contiguous vector of ``elements`` values of ``dtype``."""
-        vector = np.empty(self.elements, dtype)
-        at = 0
-        for array in arrays:
-            vector[at : at + array.size] = array.reshape(-1)
-            at += array.size
-        return vector
-
-    def scatter(self, vector: npt.NDArray[Any], arrays: Sequence[npt.NDArray[Any]]) -> None:
-        """Writes the flat ``vector`` back into ``arrays``, in place."""
-        at = 0
-        for array in arrays:
-            array[...] = vector[at : at + array.size].reshape(array.shape)
-            at += array.size
-
     def empty(self) -> list[npt.NDArray[Any]]:
         """New arrays of this schema, not initialised."""
         return [np.empty(shape, dtype) for shape, dtype in zip(self.shapes, self.dtypes, strict=True)]

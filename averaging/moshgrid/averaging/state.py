@@ -16,6 +16,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from moshgrid.averaging.flat_arrays import FlatArrays
 from moshgrid.averaging.manifest import MAX_ELEMENTS, MAX_PART_BYTES
 from moshgrid.averaging.reduction import result_digest
 from moshgrid.compression import get_codec
@@ -107,7 +108,7 @@ class SealedState:
     """A state with its bytes, as held by a member that applied it."""
 
     description: Description
-    chunks: tuple[tuple[int, bytes], ...]
+    chunks: tuple[tuple[int, bytes | memoryview], ...]
 
     def chunk(self, query: GetChunk) -> Chunk:
         """Answers a query. Raises MoshgridError when the state has moved on."""
@@ -115,7 +116,8 @@ class SealedState:
             raise MoshgridError(f"round {query.round} is not kept any more")
         if query.digest != self.description.digests[query.part]:
             raise MoshgridError(f"part {query.part} has another digest here")
-        return Chunk(*self.chunks[query.part])
+        contributors, data = self.chunks[query.part]
+        return Chunk(contributors, bytes(data))
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,11 +156,9 @@ def is_chunk_of(description: Description, part: int, chunk: Chunk) -> bool:
     return result_digest(part, chunk.contributors, chunk.data) == description.digests[part]
 
 
-def decode_state(description: Description, chunks: Mapping[int, Chunk]) -> npt.NDArray[Any]:
-    """The flat vector of a complete state."""
+def decode_state(description: Description, chunks: Mapping[int, Chunk], arrays: FlatArrays) -> None:
+    """Writes a complete state into ``arrays``. Raises CodecError for bytes that cannot be decoded."""
     codec, dtype = get_codec(description.codec), np.dtype(description.dtype)
-    vector = np.empty(description.elements, dtype)
     for part in range(len(description.digests)):
         start, count = part * description.part_elements, description.elements_of(part)
-        vector[start : start + count] = codec.decode(chunks[part].data, count, dtype)
-    return vector
+        arrays.write(start, codec.decode(chunks[part].data, count, dtype))

@@ -5,8 +5,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 
+import numpy as np
 import trio
 
+from moshgrid.averaging.flat_arrays import FlatArrays
 from moshgrid.averaging.schema import Schema
 from moshgrid.averaging.state import (
     STATE,
@@ -20,6 +22,7 @@ from moshgrid.averaging.state import (
     decode_state,
     is_chunk_of,
 )
+from moshgrid.compression import CodecError
 from moshgrid.p2p.errors import MoshgridError
 from moshgrid.p2p.host import Host
 from moshgrid.p2p.identity import PeerId
@@ -100,7 +103,11 @@ async def fetch_state(
     if chunks is None:
         return None
     arrays = schema.empty()
-    schema.scatter(decode_state(description, chunks), arrays)
+    try:
+        decode_state(description, chunks, FlatArrays(arrays, np.dtype(description.dtype)))
+    except CodecError as error:
+        _log.warning("the state of round %d cannot be used: %s", description.round, error)
+        return None
     return StateSnapshot(description.round, arrays, donors)
 
 

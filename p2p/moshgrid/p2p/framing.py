@@ -6,6 +6,8 @@ error, so a truncated message can never pass for a complete one.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from moshgrid.p2p.errors import RemoteProtocolError, StreamReset
 from moshgrid.p2p.network import Buffer, Stream
 
@@ -25,14 +27,20 @@ async def send_frame(stream: Stream, *chunks: Buffer) -> None:
 
 
 class FrameReader:
-    """Reads frames of at most ``limit`` bytes from a stream."""
+    """Reads frames of at most ``limit`` bytes from a stream.
 
-    def __init__(self, stream: Stream, limit: int) -> None:
+    ``allocate``, given a size, makes the writable buffers that large frames are received into.
+    """
+
+    def __init__(
+        self, stream: Stream, limit: int, allocate: Callable[[int], bytearray | memoryview] = bytearray
+    ) -> None:
         self._stream = stream
         self._limit = limit
+        self._allocate = allocate
         self._ahead = bytearray()
         """What was read beyond the last frame."""
-        self._large: bytearray | None = None
+        self._large: bytearray | memoryview | None = None
         """A large frame that is being received, for the case that ``read`` was cancelled in its midst."""
         self._filled = 0
 
@@ -49,7 +57,7 @@ class FrameReader:
         frame = await self.read_buffer()
         return frame if frame is None or isinstance(frame, bytes) else bytes(frame)
 
-    async def read_buffer(self) -> bytes | bytearray | None:
+    async def read_buffer(self) -> bytes | bytearray | memoryview | None:
         """As ``read``; a large frame comes in the buffer that it was received into, without a last copy."""
         if self._large is None:
             if not await self._fill(4, at_boundary=True):
@@ -65,7 +73,7 @@ class FrameReader:
                 await self._fill(4 + length, at_boundary=False)
                 return self._take(length)
             start = self._take(length)
-            self._large, self._filled = bytearray(length), len(start)
+            self._large, self._filled = self._allocate(length), len(start)
             self._large[: len(start)] = start
         large = self._large
         view = memoryview(large)

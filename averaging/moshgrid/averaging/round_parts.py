@@ -1,0 +1,217 @@
+"""The bytes of a round at one member: what came, what was made of it, and the work of making it.
+
+Tells the round's machine what happened by events; the work itself runs in worker threads.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import trio
+
+from moshgrid.averaging.effects import (
+    MemberLost,
+    PartArrived,
+    Reduce,
+    Reduced,
+    ResultArrived,
+    RoundEvent,
+    SendPart,
+)
+from moshgrid.averaging.exchange import MAX_VERSIONS
+from moshgrid.averaging.flat_arrays import FlatArrays
+from moshgrid.averaging.manifest import SignedManifest
+from moshgrid.averaging.messages import PartData, ResultData
+from moshgrid.averaging.part_memory import PartMemory, Payload
+from moshgrid.averaging.part_work import Offload, PartWork
+from moshgrid.averaging.reduction import (
+    Average,
+    apply_results,
+    average_part,
+    check_result,
+    encode_part,
+    relative_error,
+)
+
+__all__ = ["RoundParts", "RoundResult"]
+
+
+@dataclass
+class RoundResult:
+    """What a round leaves behind."""
+
+    committed: bool = False
+    """True when the sealed average was written into the arrays."""
+    reason: str = ""
+    digest: str = ""
+    value: tuple[bytes, ...] = ()
+    """Per part the digest that was sealed."""
+    results: list[tuple[int, Payload]] = field(default_factory=list)
+    """Per part the contributor bitmap and the encoded bytes that were sealed."""
+    bytes_sent: int = 0
+    bytes_received: int = 0
+    saturated: int = 0
+    squared_error: float = 0.0
+    squared_norm: float = 0.0
+
+    @property
+    def compression_error(self) -> float:
+        """Over a sample of the parts averaged here."""
+        return relative_error(self.squared_error, self.squared_norm)
+
+
+class _Unchecked(NamedTuple):
+    """A result as it came from a member."""
+
+    member: int
+    part: int
+    contributors: int
+    digest: bytes
+    data: Payload
+
+
+class RoundParts:
+    """Own values come from ``arrays`` until ``close``; ``put`` takes events, ``send`` encoded own values."""
+
+    def __init__(
+        self,
+        signed: SignedManifest,
+        me: int,
+        arrays: FlatArrays,
+        memory: PartMemory,
+        offload: Offload,
+        put: Callable[[RoundEvent], None],
+        send: Callable[[int, PartData, Payload], None],
+    ) -> None:
+        self._signed = signed
+        self._me = me
+        self._arrays = arrays
+        self._memory = memory
+        self._offload = offload
+        self._put = put
+        self._send = send
+        self._inputs: dict[tuple[int, int], Payload] = {}
+        """By sender and part; empty once the part was averaged here."""
+        self._results: dict[tuple[int, bytes], tuple[int, Payload]] = {}
+        self._versions: Counter[int] = Counter()
+        self._encoding = PartWork(offload, self._encode, self._encoded)
+        self._averaging = PartWork(offload, self._average, self._averaged)
+        self._checking = PartWork(offload, self._check, self._checked)
+        self._closed = False
+        self.result = RoundResult()
+
+    def open(self, nursery: trio.Nursery) -> None:
+        """Begins to work; a bug in it is raised in ``nursery``."""
+        for work in (self._encoding, self._averaging, self._checking):
+            work.open(nursery)
+
+    def close(self) -> None:
+        """The arrays are the caller's again: nothing is read from them any more."""
+        self._closed = True
+
+    def end(self) -> None:
+        """The round needs nothing more: forgets what members sent, and takes nothing on."""
+        for work in (self._encoding, self._averaging, self._checking):
+            work.close()
+        self._inputs.clear()
+
+    # What came --------------------------------------------------------------------------------------
+
+    def arrived(self, member: int, message: PartData | ResultData, payload: Payload) -> None:
+        """Values or a result came; what the manifest does not allow costs the sender its seat."""
+        part = message.part
+        if not 0 <= part < len(self._signed.parts):
+            self._put(MemberLost(member, f"named a part {part} that does not exist"))
+        elif len(payload) != self._signed.part_bytes(part):
+            self._put(MemberLost(member, f"sent {len(payload)} bytes for part {part}"))
+        elif isinstance(message, ResultData):
+            self._result_arrived(member, message, payload)
+        elif (member, part) not in self._inputs:
+            self._inputs[member, part] = payload
+            self.result.bytes_received += len(payload)
+            self._put(PartArrived(member, part))
+
+    def _result_arrived(self, member: int, message: ResultData, payload: Payload) -> None:
+        part, contributors = message.part, message.contributors
+        if not 0 < contributors < 1 << len(self._signed.peers):
+            self._put(MemberLost(member, f"named contributors that do not exist for part {part}"))
+            return
+        self.result.bytes_received += len(payload)
+        self._checking.add(_Unchecked(member, part, contributors, message.digest, payload))
+
+    def _check(self, result: _Unchecked) -> str:
+        if (result.part, result.digest) in self._results:
+            return ""
+        return check_result(self._signed, result.part, result.contributors, result.digest, result.data)
+
+    def _checked(self, result: _Unchecked, fault: str) -> None:
+        member, part, contributors, digest, data = result
+        if not fault and (part, digest) not in self._results:
+            self._versions[part] += 1
+            if self._versions[part] > MAX_VERSIONS:
+                fault = f"sent one more result of part {part} than there can be"
+            else:
+                self._results[part, digest] = (contributors, data)
+        self._put(MemberLost(member, fault) if fault else ResultArrived(member, part, digest))
+
+    # What is asked for ------------------------------------------------------------------------------
+
+    def held(self, part: int, digest: bytes) -> tuple[int, Payload]:
+        """A result that is kept: its contributor bitmap and its bytes."""
+        return self._results[part, digest]
+
+    def encode(self, wanted: SendPart) -> None:
+        """Has own values encoded and sent."""
+        self._encoding.add(wanted)
+
+    def _encode(self, wanted: SendPart) -> tuple[Payload, int]:
+        return encode_part(self._signed, self._arrays, wanted.part, self._memory)
+
+    def _encoded(self, wanted: SendPart, encoded: tuple[Payload, int]) -> None:
+        if self._closed:
+            return  # the values may have changed while they were read
+        data, saturated = encoded
+        self.result.saturated += saturated
+        self._send(wanted.member, PartData(wanted.part), data)
+
+    def reduce(self, wanted: Reduce) -> None:
+        """Has a part averaged."""
+        self._averaging.add(wanted)
+
+    def _average(self, wanted: Reduce) -> Average | None:
+        inputs = {
+            member: None if member == self._me else self._inputs[member, wanted.part]
+            for member in wanted.contributors
+        }
+        return average_part(self._signed, wanted.part, inputs, self._arrays, self._memory)
+
+    def _averaged(self, wanted: Reduce, average: Average | None) -> None:
+        part = wanted.part
+        if self._closed:
+            return
+        if average is None:
+            for member in wanted.contributors:
+                self._put(MemberLost(member, "sent values that cannot be used"))
+            self._put(Reduced(part, b"", wanted.contributors))
+            return
+        for member in wanted.contributors:
+            if member != self._me:
+                self._inputs[member, part] = b""  # its memory is wanted for what comes next
+        for member, reason in average.refused.items():
+            self._put(MemberLost(member, reason))
+        self._results[part, average.digest] = (average.contributors, average.data)
+        self.result.squared_error += average.squared_error
+        self.result.squared_norm += average.squared_norm
+        self._put(Reduced(part, average.digest, tuple(average.refused)))
+
+    async def apply(self, value: tuple[bytes, ...]) -> None:
+        """Writes the results that ``value`` names into the arrays."""
+        self.result.value = value
+        self.result.results = [self._results[part, digest] for part, digest in enumerate(value)]
+        self.result.digest = await self._offload(
+            apply_results, self._signed, [data for _, data in self.result.results], self._arrays
+        )
+        self.result.committed = True
