@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import TypeVar
+
 import numpy as np
 import numpy.typing as npt
 
@@ -16,10 +19,13 @@ from moshgrid.compression.codec import (
 )
 from moshgrid.compression.kernels import peak_of
 
-__all__ = ["CODES", "CodebookCodec"]
+__all__ = ["CODES", "CodebookCodec", "tiles"]
 
 CODES = 256
 _BOOK_BYTES = 4 * CODES
+_TILE = 16384
+
+Scalar = TypeVar("Scalar", bound=np.generic)
 
 
 class CodebookCodec(Float32Codec):
@@ -37,13 +43,16 @@ class CodebookCodec(Float32Codec):
         if not values.size:
             return 0
         values, saturated = saturate(values, peak_of(values), MAX_VALUE)
-        codes = self._buckets(values)
-        counts = np.bincount(codes, minlength=CODES)
-        # bincount adds one after the other in float64: the same sums everywhere.
-        sums = np.bincount(codes, values, CODES)
+        codes = data[_BOOK_BYTES:]
+        self._choose(values, codes)
+        counts, sums = np.zeros(CODES), np.zeros(CODES)
+        for tile, chosen in zip(tiles(values), tiles(codes), strict=True):
+            # bincount adds one after the other in float64: the same sums everywhere.
+            buckets = chosen.astype(np.intp)
+            counts += np.bincount(buckets, minlength=CODES)
+            sums += np.bincount(buckets, tile, CODES)
         book = np.divide(sums, counts, out=np.zeros(CODES), where=counts > 0)
         data[:_BOOK_BYTES] = book.astype("<f4").view(np.uint8)
-        data[_BOOK_BYTES:] = codes
         return saturated
 
     def _read(self, data: ByteVector, out: FloatVector) -> None:
@@ -54,6 +63,11 @@ class CodebookCodec(Float32Codec):
             raise CodecError(f"a {self.name} codebook holds values beyond ±{MAX_VALUE:.0f} or not finite")
         np.take(book, data[_BOOK_BYTES:], out=out, mode="clip")
 
-    def _buckets(self, values: FloatVector) -> npt.NDArray[np.intp]:
-        """The bucket 0 … 255 of every value."""
+    def _choose(self, values: FloatVector, codes: ByteVector) -> None:
+        """Fills ``codes`` with the bucket of every value."""
         raise NotImplementedError
+
+
+def tiles(array: npt.NDArray[Scalar]) -> Iterator[npt.NDArray[Scalar]]:
+    """Pieces of ``array`` that fit into the processor's cache with what is computed of them."""
+    return (array[at : at + _TILE] for at in range(0, array.size, _TILE))

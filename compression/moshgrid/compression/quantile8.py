@@ -6,10 +6,9 @@ Here for comparison: the outermost buckets of a heavy tail are wide, and finding
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 
-from moshgrid.compression.codebook import CODES, CodebookCodec
-from moshgrid.compression.codec import FloatVector
+from moshgrid.compression.codebook import CODES, CodebookCodec, tiles
+from moshgrid.compression.codec import ByteVector, FloatVector
 
 __all__ = ["Quantile8"]
 
@@ -19,7 +18,8 @@ class Quantile8(CodebookCodec):
 
     name = "quantile8"
 
-    def _buckets(self, values: FloatVector) -> npt.NDArray[np.intp]:
+    def _choose(self, values: FloatVector, codes: ByteVector) -> None:
         ordered = np.sort(values)
         borders = ordered[np.arange(1, CODES) * values.size // CODES]
-        return np.searchsorted(borders, values, side="right")
+        for tile, chosen in zip(tiles(values), tiles(codes), strict=True):
+            chosen[...] = np.searchsorted(borders, tile, side="right")

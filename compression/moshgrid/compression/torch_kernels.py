@@ -65,7 +65,7 @@ def _column(array: Array) -> tuple[torch.Tensor, ...]:
 
 
 def _split(tensor: torch.Tensor, size: int) -> tuple[torch.Tensor, ...]:
-    return torch.split(tensor, size)  # type: ignore[no-untyped-call]
+    return torch.split(tensor, size)
 
 
 def to_float16(values: Array, out: Array) -> None:

@@ -8,14 +8,14 @@ from __future__ import annotations
 import math
 
 import numpy as np
-import numpy.typing as npt
 
-from moshgrid.compression.codebook import CODES, CodebookCodec
-from moshgrid.compression.codec import FloatVector
+from moshgrid.compression.codebook import CODES, CodebookCodec, tiles
+from moshgrid.compression.codec import ByteVector, FloatVector
 
 __all__ = ["Uniform8"]
 
 _DEVIATIONS = 6.0
+_SMALLEST = 2.0**-120
 
 
 class Uniform8(CodebookCodec):
@@ -23,14 +23,21 @@ class Uniform8(CodebookCodec):
 
     name = "uniform8"
 
-    def _buckets(self, values: FloatVector) -> npt.NDArray[np.intp]:
-        # Sums that run from first to last are the same everywhere; numpy's sum may add in any order.
-        mean = np.cumsum(values, dtype=np.float64)[-1] / values.size
-        centred = values - mean
-        variance = np.cumsum(centred * centred)[-1] / max(values.size - 1, 1)
-        width = _DEVIATIONS * math.sqrt(variance) / CODES
-        if width == 0:
-            return np.full(values.size, CODES // 2)
-        codes = np.rint(centred / width) + CODES // 2
-        buckets: npt.NDArray[np.intp] = np.clip(codes, 0, CODES - 1).astype(np.intp)
-        return buckets
+    def _choose(self, values: FloatVector, codes: ByteVector) -> None:
+        mean = _sum(values) / values.size
+        centre = np.float32(mean)
+        squares = sum(_sum(np.square(tile - centre)) for tile in tiles(values))
+        width = _DEVIATIONS * math.sqrt(squares / max(values.size - 1, 1)) / CODES
+        factor = np.float32(1 / width if width > _SMALLEST else 0)
+        for tile, chosen in zip(tiles(values), tiles(codes), strict=True):
+            scaled = tile - centre
+            scaled *= factor
+            np.rint(scaled, out=scaled)
+            scaled += CODES // 2
+            np.clip(scaled, 0, CODES - 1, out=scaled)
+            chosen[...] = scaled
+
+
+def _sum(values: FloatVector) -> float:
+    """Added from first to last, which is the same everywhere; numpy's sum may add in any order."""
+    return sum(float(np.cumsum(tile, dtype=np.float64)[-1]) for tile in tiles(values))
