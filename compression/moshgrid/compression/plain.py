@@ -2,36 +2,54 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
 
-from moshgrid.compression.codec import CodecError, CodecProperties, Encoded, FloatVector
+from moshgrid.compression.codec import (
+    Buffer,
+    CodecError,
+    CodecProperties,
+    Encoded,
+    Float32Codec,
+    FloatVector,
+    saturate,
+)
+from moshgrid.compression.kernels import peak_of
 
 __all__ = ["Plain"]
 
 
-class Plain:
+class Plain(Float32Codec):
     """Nothing is lost; 32 (or 64) bits a value."""
 
     name = "none"
     dtypes = ("float32", "float64")
-    properties = CodecProperties(bits_per_value=32.0, relative_error=0.0, additive=True, deterministic=True)
+    properties = CodecProperties(bits_per_value=32.0, additive=True)
 
     def encoded_bytes(self, count: int, dtype: np.dtype[Any]) -> int:
-        return count * _wire(dtype).itemsize
+        return super().encoded_bytes(count, dtype) * dtype.itemsize
+
+    def _length(self, count: int) -> int:
+        return count
 
     def encode(self, values: FloatVector) -> Encoded:
+        self._check(values)
+        saturate(values, peak_of(values), math.inf)
         return Encoded(values.astype(_wire(values.dtype), copy=False).tobytes(), 0)
 
-    def decode(self, data: bytes | memoryview, count: int, dtype: np.dtype[Any]) -> FloatVector:
-        wire = _wire(dtype)
-        if len(data) != count * wire.itemsize:
-            raise CodecError(f"{len(data)} bytes cannot be {count} values of {dtype}")
-        return np.frombuffer(data, wire, count).astype(dtype, copy=False)
+    def decode(self, data: Buffer, count: int, dtype: np.dtype[Any]) -> FloatVector:
+        self._check_length(data, count, dtype)
+        values = np.frombuffer(data, _wire(dtype), count).astype(dtype, copy=False)
+        if not math.isfinite(peak_of(values)):
+            raise CodecError("values that are not finite are refused")
+        return values
+
+    def decode_into(self, data: Buffer, out: FloatVector) -> None:
+        self._check(out)
+        out[...] = self.decode(data, out.size, out.dtype)
 
 
 def _wire(dtype: np.dtype[Any]) -> np.dtype[Any]:
-    if dtype.name not in Plain.dtypes:
-        raise CodecError(f"the codec none takes float32 or float64, not {dtype}")
     return dtype.newbyteorder("<")

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from moshgrid.compression.block_int import BlockInt
+from moshgrid.compression.brain import BFloat16
 from moshgrid.compression.codec import Codec
 from moshgrid.compression.half import Float16
+from moshgrid.compression.int4 import Int4
+from moshgrid.compression.int8 import Int8
 from moshgrid.compression.plain import Plain
+from moshgrid.compression.quantile8 import Quantile8
+from moshgrid.compression.uniform8 import Uniform8
 
 __all__ = ["codec_names", "get_codec", "register_codec"]
 
@@ -33,5 +39,7 @@ def codec_names() -> tuple[str, ...]:
     return tuple(_CODECS)
 
 
-for _codec in (Plain(), Float16()):
+for _codec in (Plain(), Float16(), BFloat16(), Int8(), Int4(), Uniform8(), Quantile8()):
     register_codec(_codec)
+for _bits in range(2, 9):
+    register_codec(BlockInt(_bits))

@@ -1,0 +1,43 @@
+"""The codec ``bfloat16``: the upper half of a float32, 16 bits a value, with float32's range."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from moshgrid.compression.codec import (
+    ByteVector,
+    CodecError,
+    CodecProperties,
+    Float32Codec,
+    FloatVector,
+    saturate,
+)
+from moshgrid.compression.kernels import kernels_for, peak_of
+
+__all__ = ["BFloat16"]
+
+_MAX = float(np.uint32(0x7F7F0000).view(np.float32))
+
+
+class BFloat16(Float32Codec):
+    """Rounds to nearest even: relative error at most 2⁻⁸; saturates at ±3.3895e38."""
+
+    name = "bfloat16"
+    properties = CodecProperties(bits_per_value=16.0, relative_error=2.0**-8, absolute_error=2.0**-134)
+
+    def _length(self, count: int) -> int:
+        return 2 * count
+
+    def _write(self, values: FloatVector, data: ByteVector) -> int:
+        kernels = kernels_for(values.size)
+        values, saturated = saturate(values, peak_of(values), _MAX)
+        kernels.to_bfloat16(values, data.view("<u2"))
+        return saturated
+
+    def _read(self, data: ByteVector, out: FloatVector) -> None:
+        kernels = kernels_for(out.size)
+        kernels.from_bfloat16(data.view(np.uint16), out)
+        if not math.isfinite(peak_of(out)):
+            raise CodecError("bfloat16 values that are not finite are refused")
