@@ -97,6 +97,10 @@ class Codec(Protocol):
         """
         ...
 
+    def encode_into(self, values: FloatVector, out: memoryview) -> int:
+        """Like ``encode``, into the writable ``out`` of the exact length; returns how many saturated."""
+        ...
+
     def decode(self, data: Buffer, count: int, dtype: np.dtype[Any]) -> FloatVector:
         """``count`` elements of ``dtype`` from exactly ``encoded_bytes(count, dtype)`` bytes.
 
@@ -132,6 +136,11 @@ class Float32Codec:
         data = np.empty(self._check(values), np.uint8)
         saturated = self._write(values, data)
         return Encoded(data.tobytes(), saturated)
+
+    def encode_into(self, values: FloatVector, out: memoryview) -> int:
+        if out.nbytes != self._check(values):
+            raise CodecError(f"{values.size} {self.name} values do not take {out.nbytes} bytes")
+        return self._write(values, np.frombuffer(out, np.uint8))
 
     def decode(self, data: Buffer, count: int, dtype: np.dtype[Any]) -> FloatVector:
         self._check_length(data, count, dtype)

@@ -9,9 +9,9 @@ import numpy as np
 
 from moshgrid.compression.codec import (
     Buffer,
+    ByteVector,
     CodecError,
     CodecProperties,
-    Encoded,
     Float32Codec,
     FloatVector,
     saturate,
@@ -34,10 +34,10 @@ class Plain(Float32Codec):
     def _length(self, count: int) -> int:
         return count
 
-    def encode(self, values: FloatVector) -> Encoded:
-        self._check(values)
+    def _write(self, values: FloatVector, data: ByteVector) -> int:
         saturate(values, peak_of(values), math.inf)
-        return Encoded(values.astype(_wire(values.dtype), copy=False).tobytes(), 0)
+        data.view(_wire(values.dtype))[...] = values
+        return 0
 
     def decode(self, data: Buffer, count: int, dtype: np.dtype[Any]) -> FloatVector:
         self._check_length(data, count, dtype)
