@@ -17,7 +17,7 @@ Offload = Callable[..., Awaitable[Any]]
 """Runs a plain function and returns its value, without holding up the loop."""
 
 _THREADS = trio.CapacityLimiter(2)
-_MAX_BATCH = 8
+_MAX_BATCH = 16
 
 
 async def in_threads(function: Callable[..., T], *args: Any) -> T:

@@ -1,4 +1,4 @@
-"""The arithmetic of a round: encode own parts, average what members sent, hash, check, apply. No awaits.
+"""The arithmetic of a round: encode own parts, average what members sent, hash, apply. No awaits.
 
 Runs in worker threads. Sums are taken in roster order, in float32 (float64 for float64 data), with
 weights scaled to sum to 1 first so that large finite values cannot overflow.
@@ -20,7 +20,7 @@ from moshgrid.averaging.manifest import SignedManifest
 from moshgrid.averaging.part_memory import PartMemory
 from moshgrid.compression import CodecError
 
-__all__ = ["Average", "apply_results", "average_part", "check_result", "encode_part", "result_digest"]
+__all__ = ["Average", "apply_results", "average_part", "encode_part", "result_digest"]
 
 _SAMPLED = 4096
 """Elements per part over which the encoding's error is measured."""
@@ -125,22 +125,15 @@ def _values(signed: SignedManifest, part: int, data: bytes | memoryview | None, 
     return decoded
 
 
-def check_result(
-    signed: SignedManifest, part: int, contributors: int, digest: bytes, data: bytes | memoryview
-) -> str:
-    """What is wrong with a result that was received: "" when it fits its digest and decodes."""
-    if result_digest(part, contributors, data) != digest:
-        return f"sent a result of part {part} that does not fit its digest"
-    try:
-        signed.codec.decode_into(data, _scratch.vector("decoded", signed.parts[part].elements, signed.dtype))
-    except CodecError as error:
-        return f"sent a result of part {part} that cannot be used: {error}"
-    return ""
-
-
 def apply_results(signed: SignedManifest, data: Sequence[bytes | memoryview], arrays: FlatArrays) -> str:
-    """Writes checked results of all parts into ``arrays``; returns the hex blake3 of their bytes."""
+    """Writes the results of all parts into ``arrays``; returns the hex blake3 of their bytes.
+
+    Raises CodecError, with ``arrays`` as they were, when one does not decode to finite values.
+    """
     digest = blake3()
+    for span, encoded in zip(signed.parts, data, strict=True):
+        signed.codec.decode_into(encoded, _scratch.vector("decoded", span.elements, signed.dtype))
+        digest.update(encoded)
     for span, encoded in zip(signed.parts, data, strict=True):
         window = arrays.window(span.start, span.stop)
         if window is not None:
@@ -149,7 +142,6 @@ def apply_results(signed: SignedManifest, data: Sequence[bytes | memoryview], ar
             decoded = _scratch.vector("decoded", span.elements, signed.dtype)
             signed.codec.decode_into(encoded, decoded)
             arrays.write(span.start, decoded)
-        digest.update(encoded)
     return digest.hexdigest()
 
 

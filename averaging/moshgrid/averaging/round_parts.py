@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 import trio
 
@@ -31,10 +30,11 @@ from moshgrid.averaging.reduction import (
     Average,
     apply_results,
     average_part,
-    check_result,
     encode_part,
     relative_error,
+    result_digest,
 )
+from moshgrid.compression import CodecError
 
 __all__ = ["RoundParts", "RoundResult"]
 
@@ -63,16 +63,6 @@ class RoundResult:
         return relative_error(self.squared_error, self.squared_norm)
 
 
-class _Unchecked(NamedTuple):
-    """A result as it came from a member."""
-
-    member: int
-    part: int
-    contributors: int
-    digest: bytes
-    data: Payload
-
-
 class RoundParts:
     """Own values come from ``arrays`` until ``close``; ``put`` takes events, ``send`` encoded own values."""
 
@@ -99,13 +89,12 @@ class RoundParts:
         self._versions: Counter[int] = Counter()
         self._encoding = PartWork(offload, self._encode, self._encoded)
         self._averaging = PartWork(offload, self._average, self._averaged)
-        self._checking = PartWork(offload, self._check, self._checked)
         self._closed = False
         self.result = RoundResult()
 
     def open(self, nursery: trio.Nursery) -> None:
         """Begins to work; a bug in it is raised in ``nursery``."""
-        for work in (self._encoding, self._averaging, self._checking):
+        for work in (self._encoding, self._averaging):
             work.open(nursery)
 
     def close(self) -> None:
@@ -114,7 +103,7 @@ class RoundParts:
 
     def end(self) -> None:
         """The round needs nothing more: forgets what members sent, and takes nothing on."""
-        for work in (self._encoding, self._averaging, self._checking):
+        for work in (self._encoding, self._averaging):
             work.close()
         self._inputs.clear()
 
@@ -135,26 +124,19 @@ class RoundParts:
             self._put(PartArrived(member, part))
 
     def _result_arrived(self, member: int, message: ResultData, payload: Payload) -> None:
-        part, contributors = message.part, message.contributors
+        part, contributors, digest = message.part, message.contributors, message.digest
+        fault = ""
         if not 0 < contributors < 1 << len(self._signed.peers):
-            self._put(MemberLost(member, f"named contributors that do not exist for part {part}"))
-            return
-        self.result.bytes_received += len(payload)
-        self._checking.add(_Unchecked(member, part, contributors, message.digest, payload))
-
-    def _check(self, result: _Unchecked) -> str:
-        if (result.part, result.digest) in self._results:
-            return ""
-        return check_result(self._signed, result.part, result.contributors, result.digest, result.data)
-
-    def _checked(self, result: _Unchecked, fault: str) -> None:
-        member, part, contributors, digest, data = result
-        if not fault and (part, digest) not in self._results:
+            fault = f"named contributors that do not exist for part {part}"
+        elif result_digest(part, contributors, payload) != digest:
+            fault = f"sent a result of part {part} that does not fit its digest"
+        elif (part, digest) not in self._results:
             self._versions[part] += 1
             if self._versions[part] > MAX_VERSIONS:
                 fault = f"sent one more result of part {part} than there can be"
             else:
-                self._results[part, digest] = (contributors, data)
+                self._results[part, digest] = (contributors, payload)
+        self.result.bytes_received += len(payload)
         self._put(MemberLost(member, fault) if fault else ResultArrived(member, part, digest))
 
     # What is asked for ------------------------------------------------------------------------------
@@ -208,10 +190,14 @@ class RoundParts:
         self._put(Reduced(part, average.digest, tuple(average.refused)))
 
     async def apply(self, value: tuple[bytes, ...]) -> None:
-        """Writes the results that ``value`` names into the arrays."""
-        self.result.value = value
-        self.result.results = [self._results[part, digest] for part, digest in enumerate(value)]
-        self.result.digest = await self._offload(
-            apply_results, self._signed, [data for _, data in self.result.results], self._arrays
-        )
+        """Writes the results that ``value`` names into the arrays; all of them, or nothing."""
+        results = [self._results[part, digest] for part, digest in enumerate(value)]
+        try:
+            self.result.digest = await self._offload(
+                apply_results, self._signed, [data for _, data in results], self._arrays
+            )
+        except CodecError as error:
+            self.result.reason = f"the group agreed on bytes that no average encodes to: {error}"
+            return
+        self.result.value, self.result.results = value, results
         self.result.committed = True
