@@ -43,7 +43,7 @@ def result_digest(part: int, contributors: int, data: bytes | memoryview) -> byt
 def encode_part(signed: SignedManifest, vector: Vector, part: int) -> tuple[bytes, int]:
     """Own values of a part, encoded, and how many of them were saturated."""
     span = signed.parts[part]
-    encoded = signed.codec.encode(vector[span.start : span.stop])
+    encoded = span.codec.encode(vector[span.start : span.stop])
     return encoded.data, encoded.saturated
 
 
@@ -59,33 +59,38 @@ def average_part(
     """
     span = signed.parts[part]
     members = signed.manifest.members
-    usable: dict[int, Vector] = {}
     refused: dict[int, str] = {}
-    for member in sorted(inputs):
-        data = inputs[member]
-        try:
-            values = (
-                own[span.start : span.stop]
-                if data is None
-                else signed.codec.decode(data, span.elements, signed.dtype)
-            )
-        except CodecError as error:
-            refused[member] = str(error)
-            continue
-        if not np.isfinite(values).all():
-            refused[member] = "sent values that are not finite"
-            continue
-        usable[member] = values
-    total = sum(members[member].weight for member in usable)
-    if total <= 0:
-        return None
-    mean = np.zeros(span.elements, signed.dtype)
+    mean = np.empty(span.elements, signed.dtype)
     scratch = np.empty_like(mean)
-    for member, values in usable.items():
-        np.multiply(values, signed.dtype.type(members[member].weight / total), out=scratch)
-        mean += scratch
-    data = signed.codec.encode(mean).data
-    np.subtract(signed.codec.decode(data, span.elements, signed.dtype), mean, out=scratch)
+
+    def add_up(usable: list[int], total: float) -> bool:
+        """Fills ``mean``; False when somebody's values turn out to be unusable."""
+        mean.fill(0)
+        for member in usable:
+            data = inputs[member]
+            factor = signed.dtype.type(members[member].weight / total)
+            if data is None:
+                np.multiply(own[span.start : span.stop], factor, out=scratch)
+            else:
+                try:
+                    span.codec.decode_into(data, scratch)
+                except CodecError as error:
+                    refused[member] = str(error)
+                    return False
+                np.multiply(scratch, factor, out=scratch)
+            np.add(mean, scratch, out=mean)
+        return True
+
+    usable = sorted(inputs)
+    while (total := sum(members[member].weight for member in usable)) > 0:
+        if add_up(usable, total):
+            break
+        usable = [member for member in usable if member not in refused]
+    else:
+        return None
+    data = span.codec.encode(mean).data
+    span.codec.decode_into(data, scratch)
+    np.subtract(scratch, mean, out=scratch)
     bitmap = sum(1 << member for member in usable)
     return Average(
         data,
@@ -102,7 +107,7 @@ def decode_results(signed: SignedManifest, data: Sequence[bytes | memoryview]) -
     vector = np.empty(signed.manifest.elements, signed.dtype)
     digest = blake3()
     for span, encoded in zip(signed.parts, data, strict=True):
-        vector[span.start : span.stop] = signed.codec.decode(encoded, span.elements, signed.dtype)
+        span.codec.decode_into(encoded, vector[span.start : span.stop])
         digest.update(encoded)
     return vector, digest.hexdigest()
 

@@ -3,11 +3,18 @@
 from moshgrid.compression.block_int import BlockInt
 from moshgrid.compression.brain import BFloat16
 from moshgrid.compression.codec import Codec, CodecError, CodecProperties, Encoded
+from moshgrid.compression.codec_plan import CodecPlan
 from moshgrid.compression.half import Float16
 from moshgrid.compression.int4 import Int4
 from moshgrid.compression.int8 import Int8
 from moshgrid.compression.plain import Plain
 from moshgrid.compression.quantile8 import Quantile8
+from moshgrid.compression.reference import (
+    add_reference,
+    fallback_codec,
+    reference_digest,
+    subtract_reference,
+)
 from moshgrid.compression.registry import codec_names, get_codec, register_codec
 from moshgrid.compression.uniform8 import Uniform8
 
@@ -16,6 +23,7 @@ __all__ = [
     "BlockInt",
     "Codec",
     "CodecError",
+    "CodecPlan",
     "CodecProperties",
     "Encoded",
     "Float16",
@@ -24,7 +32,11 @@ __all__ = [
     "Plain",
     "Quantile8",
     "Uniform8",
+    "add_reference",
     "codec_names",
+    "fallback_codec",
     "get_codec",
+    "reference_digest",
     "register_codec",
+    "subtract_reference",
 ]
