@@ -4,6 +4,7 @@ from moshgrid.compression.block_int import BlockInt
 from moshgrid.compression.brain import BFloat16
 from moshgrid.compression.codec import Codec, CodecError, CodecProperties, Encoded
 from moshgrid.compression.codec_plan import CodecPlan
+from moshgrid.compression.feedback import EF14, EF21, EF21M, ErrorFeedback
 from moshgrid.compression.half import Float16
 from moshgrid.compression.int4 import Int4
 from moshgrid.compression.int8 import Int8
@@ -19,6 +20,9 @@ from moshgrid.compression.registry import codec_names, get_codec, register_codec
 from moshgrid.compression.uniform8 import Uniform8
 
 __all__ = [
+    "EF14",
+    "EF21",
+    "EF21M",
     "BFloat16",
     "BlockInt",
     "Codec",
@@ -26,6 +30,7 @@ __all__ = [
     "CodecPlan",
     "CodecProperties",
     "Encoded",
+    "ErrorFeedback",
     "Float16",
     "Int4",
     "Int8",

@@ -20,7 +20,7 @@ __all__ = ["add_reference", "fallback_codec", "reference_digest", "subtract_refe
 def reference_digest(reference: FloatVector) -> bytes:
     """32 bytes that name a reference: BLAKE3 over its dtype and its values, little-endian."""
     wire = np.ascontiguousarray(reference, reference.dtype.newbyteorder("<"))
-    return blake3(reference.dtype.name.encode()).update(memoryview(wire).cast("B")).digest()
+    return blake3(reference.dtype.name.encode()).update(wire.view(np.uint8).data).digest()
 
 
 def subtract_reference(values: FloatVector, reference: FloatVector) -> FloatVector:
