@@ -97,7 +97,7 @@ class EF14(_Memory):
     def __init__(self, size: int, decay: float = 1.0) -> None:
         super().__init__(size)
         self.decay = decay
-        self.residual = np.zeros(size, np.float32)
+        self.residual: FloatVector = np.zeros(size, np.float32)
         self._outgoing: FloatVector | None = None
 
     def _arrays(self) -> tuple[str, ...]:
@@ -138,8 +138,8 @@ class EF21(_Memory):
 
     def __init__(self, size: int) -> None:
         super().__init__(size)
-        self.local = np.zeros(size, np.float32)
-        self.shared = np.zeros(size, np.float32)
+        self.local: FloatVector = np.zeros(size, np.float32)
+        self.shared: FloatVector = np.zeros(size, np.float32)
 
     def _arrays(self) -> tuple[str, ...]:
         return ("local", "shared")
@@ -176,7 +176,7 @@ class EF21M(EF21):
         if not 0 < eta <= 1:
             raise ValueError(f"eta must be above 0 and at most 1, not {eta!r}")
         self.eta = eta
-        self.momentum = np.zeros(0, np.float32)
+        self.momentum: FloatVector = np.zeros(0, np.float32)
         """Empty before the first gradient."""
 
     def _arrays(self) -> tuple[str, ...]:
