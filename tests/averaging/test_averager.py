@@ -58,6 +58,24 @@ def test_torch_tensors_are_averaged_in_place(bootstrap):
         assert torch.equal(tensor, torch.full((64, 8), 0.25))
 
 
+@pytest.mark.parametrize("codec", ["int8", "bfloat16", "int4"])
+def test_a_round_with_a_small_codec_and_a_reference(bootstrap, codec):
+    start = np.random.default_rng(1).standard_normal(300_000).astype(np.float32)
+    vectors = [start + np.float32(0.01 * i) for i in range(3)]
+    with ExitStack() as stack, ThreadPoolExecutor(3) as pool:
+        averagers = []
+        for _ in vectors:
+            node = stack.enter_context(Node(listen=LOOPBACK, bootstrap=bootstrap.addrs))
+            averagers.append(stack.enter_context(Averager(node, codec, like=[start], compression=codec)))
+        steps = zip(averagers, vectors, strict=True)
+        reports = list(pool.map(lambda pair: pair[0].step([pair[1]], reference=[start]), steps))
+        assert all(report.committed and report.codec == codec and report.reference for report in reports)
+        assert np.abs(vectors[0] - (start + np.float32(0.01))).max() < 0.002
+        assert all(vector.tobytes() == vectors[0].tobytes() for vector in vectors)
+        assert codec == "bfloat16" or max(report.bytes_sent for report in reports) < 2.2 * start.size
+        assert np.array_equal(averagers[0].fetch_state().arrays[0], vectors[0])
+
+
 def test_bad_arguments_say_what_is_allowed(bootstrap):
     like = [np.zeros(3, np.float32)]
     for arguments, words in [

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from moshgrid.averaging.flat_arrays import FlatArrays
+from moshgrid.averaging.layout import cut
 from moshgrid.averaging.reduction import result_digest
 from moshgrid.averaging.state import (
     Chunk,
@@ -13,6 +14,7 @@ from moshgrid.averaging.state import (
     choose_state,
     decode_state,
     is_chunk_of,
+    plain_state,
 )
 from moshgrid.p2p.errors import MoshgridError
 
@@ -53,6 +55,7 @@ def test_the_newest_round_wins_and_within_it_the_majority():
         {"elements": 2**50},
         {"part_elements": 0},
         {"codec": "gzip"},
+        {"codec": "none*2+float16*2"},
         {"digests": (b"short", b"short")},
         {"codec": "float16", "dtype": "float64"},
     ],
@@ -65,18 +68,44 @@ def test_offers_that_make_no_sense_do_not_count(changes):
 
 def test_a_chunk_has_the_right_length_and_digest():
     state = description()
-    assert is_chunk_of(state, 0, Chunk(*CHUNKS[0]))
-    assert not is_chunk_of(state, 0, Chunk(1, CHUNKS[0][1]))
-    assert not is_chunk_of(state, 0, Chunk(3, CHUNKS[0][1][:-1]))
-    assert not is_chunk_of(state, 1, Chunk(*CHUNKS[0]))
-    assert not is_chunk_of(state, 0, Chunk(2**70, CHUNKS[0][1]))
+    spans = state.parts()
+    assert is_chunk_of(state, 0, spans[0], Chunk(*CHUNKS[0]))
+    assert not is_chunk_of(state, 0, spans[0], Chunk(1, CHUNKS[0][1]))
+    assert not is_chunk_of(state, 0, spans[0], Chunk(3, CHUNKS[0][1][:-1]))
+    assert not is_chunk_of(state, 1, spans[1], Chunk(*CHUNKS[0]))
+    assert not is_chunk_of(state, 0, spans[0], Chunk(2**70, CHUNKS[0][1]))
+
+
+def test_a_state_of_several_codecs_decodes():
+    values = np.arange(10, dtype=np.float32)
+    parts = cut("none*4+float16*6", 10, 4, values.dtype, 9)
+    chunks = [(1, part.codec.encode(values[part.start : part.stop]).data) for part in parts]
+    state = description(chunks=chunks, codec="none*4+float16*6", elements=10, part_elements=4)
+    assert state.is_sound
+    assert [len(data) for _, data in chunks] == [16, 8, 4]
+    array = np.zeros_like(values)
+    decode_state(
+        state, {i: Chunk(*chunk) for i, chunk in enumerate(chunks)}, FlatArrays([array], array.dtype)
+    )
+    assert (array == values).all()
+
+
+def test_the_state_after_a_round_with_a_reference_is_kept_as_it_is():
+    values = np.random.default_rng(0).standard_normal(300_000).astype(np.float32)
+    state = plain_state(3, SCHEMA, values)
+    assert state.description.is_sound and state.description.codec == "none"
+    chunks = {i: Chunk(*chunk) for i, chunk in enumerate(state.chunks)}
+    for part, span in enumerate(state.description.parts()):
+        assert is_chunk_of(state.description, part, span, chunks[part])
+    array = np.zeros_like(values)
+    decode_state(state.description, chunks, FlatArrays([array], array.dtype))
+    assert array.tobytes() == values.tobytes()
 
 
 def test_chunks_make_the_vector_again():
     array = np.zeros_like(VALUES)
-    decode_state(
-        description(), {0: Chunk(*CHUNKS[0]), 1: Chunk(*CHUNKS[1])}, FlatArrays([array], array.dtype)
-    )
+    chunks = {part: Chunk(*chunk) for part, chunk in enumerate(CHUNKS)}
+    decode_state(description(), chunks, FlatArrays([array], array.dtype))
     assert (array == VALUES).all()
 
 

@@ -65,8 +65,8 @@ def bound(codec, values):
     block = properties.block or max(values.size, 1)
     blocks = [absolute[at : at + block] for at in range(0, values.size, block)]
     peaks = np.concatenate([np.full(part.size, part.max()) for part in blocks] or [np.zeros(0)])
-    allowed = np.maximum(absolute * properties.relative_error, peaks * properties.peak_error)
-    return np.maximum(allowed, properties.absolute_error)
+    allowed = absolute * properties.relative_error + peaks * properties.peak_error
+    return allowed + properties.absolute_error
 
 
 @named

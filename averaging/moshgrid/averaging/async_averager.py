@@ -8,7 +8,7 @@ from contextlib import suppress
 from types import TracebackType
 from typing import Any, Self
 
-from moshgrid.averaging.averager_setup import check_step, open_run, run_config, run_named_by
+from moshgrid.averaging.averager_setup import Compression, check_step, open_run, run_config, run_named_by
 from moshgrid.averaging.report import RoundReport
 from moshgrid.averaging.run_core import RunCore
 from moshgrid.averaging.state import StateSnapshot
@@ -30,7 +30,7 @@ class AsyncAverager:
         like: Sequence[Any],
         group_size: int = 16,
         min_group_size: int = 2,
-        compression: str = "float16",
+        compression: Compression = "float16",
         topology: str = "moshpit",
         reducer: str = "mean",
         deadline: float | None = None,
@@ -94,15 +94,27 @@ class AsyncAverager:
         """Everybody known in the run, this peer included."""
         return self._running.peers
 
-    async def step(self, arrays: Sequence[Any], weight: float = 1.0, rounds: int = 1) -> RoundReport:
+    async def step(
+        self,
+        arrays: Sequence[Any],
+        weight: float = 1.0,
+        rounds: int = 1,
+        reference: Sequence[Any] | None = None,
+    ) -> RoundReport:
         """See ``Averager.step``."""
         check_step(weight, rounds)
-        return await self.node.call(self._running.step, arrays, weight, rounds)
+        return await self.node.call(self._running.step, arrays, weight, rounds, reference)
 
-    def step_soon(self, arrays: Sequence[Any], weight: float = 1.0, rounds: int = 1) -> Future[RoundReport]:
+    def step_soon(
+        self,
+        arrays: Sequence[Any],
+        weight: float = 1.0,
+        rounds: int = 1,
+        reference: Sequence[Any] | None = None,
+    ) -> Future[RoundReport]:
         """See ``Averager.step_soon``; ``asyncio.wrap_future`` makes it awaitable."""
         check_step(weight, rounds)
-        return self.node.soon(self._running.step, arrays, weight, rounds)
+        return self.node.soon(self._running.step, arrays, weight, rounds, reference)
 
     async def fetch_state(self) -> StateSnapshot | None:
         """See ``Averager.fetch_state``."""

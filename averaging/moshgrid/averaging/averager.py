@@ -8,7 +8,7 @@ from contextlib import suppress
 from types import TracebackType
 from typing import Any, Self
 
-from moshgrid.averaging.averager_setup import check_step, open_run, run_config, run_named_by
+from moshgrid.averaging.averager_setup import Compression, check_step, open_run, run_config, run_named_by
 from moshgrid.averaging.report import RoundReport
 from moshgrid.averaging.state import StateSnapshot
 from moshgrid.p2p import Node
@@ -24,8 +24,9 @@ class Averager:
 
     ``run_id`` names the run within the node's network. ``like``: arrays (numpy, or torch tensors in CPU
     memory; float16, float32 or float64) of the shapes and dtypes that every member averages; their values
-    are not used. Groups have ``min_group_size`` to ``group_size`` members. ``compression``: ``none`` or
-    ``float16``. ``topology``: ``moshpit`` (groups are re-drawn each round) or ``single``. ``reducer``:
+    are not used. Groups have ``min_group_size`` to ``group_size`` members. ``compression``: a codec's name
+    (``moshgrid.compression.codec_names()``), one name per array, or a ``CodecPlan``; the same at every
+    member. ``topology``: ``moshpit`` (groups are re-drawn each round) or ``single``. ``reducer``:
     ``mean``. ``deadline``: seconds to wait for a group, None to adapt (at most 15). Raises
     ConfigurationError. From asyncio use ``AsyncAverager``.
 
@@ -39,7 +40,7 @@ class Averager:
         like: Sequence[Any],
         group_size: int = 16,
         min_group_size: int = 2,
-        compression: str = "float16",
+        compression: Compression = "float16",
         topology: str = "moshpit",
         reducer: str = "mean",
         deadline: float | None = None,
@@ -83,24 +84,41 @@ class Averager:
         """Everybody known in the run, this peer included."""
         return self._core.peers
 
-    def step(self, arrays: Sequence[Any], weight: float = 1.0, rounds: int = 1) -> RoundReport:
+    def step(
+        self,
+        arrays: Sequence[Any],
+        weight: float = 1.0,
+        rounds: int = 1,
+        reference: Sequence[Any] | None = None,
+    ) -> RoundReport:
         """Averages ``arrays`` in place with a group of peers and says how it went.
 
         ``arrays`` have the shapes and dtypes of ``like``, else SchemaMismatch; finite values only, else
         ConfigurationError. ``weight`` ≥ 0 scales them, 0 for taking the average without adding to it.
         ``rounds`` averages several times, in different groups. Never raises because a peer died: when
         the report says ``committed=False``, the arrays are unchanged (by the last round).
+
+        ``reference``: arrays of a state that all members share on purpose, such as the run's initial one
+        (never your own last result). What is encoded is then the difference to it, which makes the small
+        codecs fit for parameters: their error is in proportion to the difference. A round whose members
+        do not all give the same reference does without, and sends float16 instead.
         """
         check_step(weight, rounds)
-        return self.node.call(self._core.step, arrays, weight, rounds)
+        return self.node.call(self._core.step, arrays, weight, rounds, reference)
 
-    def step_soon(self, arrays: Sequence[Any], weight: float = 1.0, rounds: int = 1) -> Future[RoundReport]:
+    def step_soon(
+        self,
+        arrays: Sequence[Any],
+        weight: float = 1.0,
+        rounds: int = 1,
+        reference: Sequence[Any] | None = None,
+    ) -> Future[RoundReport]:
         """Starts ``step`` and returns a future of its report.
 
         Leave ``arrays`` alone until it is done: they are read at its start and written at its end.
         """
         check_step(weight, rounds)
-        return self.node.soon(self._core.step, arrays, weight, rounds)
+        return self.node.soon(self._core.step, arrays, weight, rounds, reference)
 
     def fetch_state(self) -> StateSnapshot | None:
         """The newest average that peers sealed, downloaded from several of them and verified.

@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
+from moshgrid.averaging.layout import arrange, codecs_of
 from moshgrid.averaging.manifest import MAX_MEMBERS
 from moshgrid.averaging.run_config import RunConfig
 from moshgrid.averaging.run_core import RunCore
 from moshgrid.averaging.schema import Schema
 from moshgrid.averaging.topology import topology_by_name
-from moshgrid.compression import get_codec
+from moshgrid.compression import CodecPlan, get_codec
 from moshgrid.dht import DHTNode
 from moshgrid.p2p.errors import ConfigurationError
 from moshgrid.p2p.host import Host
 from moshgrid.p2p.link import Link
 
-__all__ = ["check_step", "open_run", "run_config", "run_named_by"]
+__all__ = ["Compression", "check_step", "open_run", "run_config", "run_named_by"]
+
+
+Compression: TypeAlias = str | CodecPlan | Sequence[str]
+"""A codec's name, one per array, or a plan that chooses."""
 
 
 def run_config(
@@ -25,7 +30,7 @@ def run_config(
     like: Sequence[Any],
     group_size: int,
     min_group_size: int,
-    compression: str,
+    compression: Compression,
     topology: str,
     reducer: str,
     deadline: float | None,
@@ -43,12 +48,27 @@ def run_config(
         raise ConfigurationError(f"there is no reducer {reducer!r}; there is: mean")
     if deadline is not None and not 0 < deadline <= 15:
         raise ConfigurationError(f"deadline must be more than 0 and at most 15 s, not {deadline!r}")
+    schema = Schema.of(like)
     try:
-        get_codec(compression)
+        layout, order = arrange(_codecs_for(compression, schema.sizes), schema.sizes)
         grouping = topology_by_name(topology, group_size)
-    except KeyError as error:
+    except (KeyError, ValueError) as error:
         raise ConfigurationError(error.args[0]) from None
-    return RunConfig(run_id, Schema.of(like), grouping, group_size, min_group_size, compression, deadline)
+    taken = [set(get_codec(name).dtypes) for name in codecs_of(layout)]
+    dtype = schema.wire_dtype(sorted(set.intersection(*taken)))
+    return RunConfig(run_id, schema, grouping, group_size, min_group_size, layout, order, dtype, deadline)
+
+
+def _codecs_for(compression: Compression, sizes: Sequence[int]) -> tuple[str, ...]:
+    """The codec's name for each array. Raises KeyError or ValueError."""
+    if isinstance(compression, CodecPlan):
+        return compression.choose(sizes)
+    names = (compression,) * len(sizes) if isinstance(compression, str) else tuple(compression)
+    if len(names) != len(sizes):
+        raise ValueError(f"compression names {len(names)} codecs for {len(sizes)} arrays")
+    for name in names:
+        get_codec(name)
+    return names
 
 
 def run_named_by(link: str | Link, run_id: str | None) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from typing import Any
 
+from moshgrid.averaging.layout import without_reference
 from moshgrid.averaging.leading import compose_manifest
 from moshgrid.averaging.links import Links
 from moshgrid.averaging.manifest import SignedManifest, open_manifest, sign_manifest
@@ -32,7 +33,6 @@ from moshgrid.averaging.patience import Patience
 from moshgrid.averaging.run_config import RunConfig
 from moshgrid.averaging.topology import LOBBY
 from moshgrid.averaging.wire import Frame, encode_frame
-from moshgrid.compression import get_codec
 from moshgrid.p2p.errors import MoshgridError, RemoteProtocolError
 from moshgrid.p2p.host import Host
 from moshgrid.p2p.identity import PeerId
@@ -59,8 +59,7 @@ class GroupFinder:
         self._membership = membership
         self._run = run
         self._config = config
-        self._codec = get_codec(config.codec)
-        self._dtype = config.schema.wire_dtype(self._codec.dtypes)
+        self._reference = b""
         self._patience = Patience()
         self._matching: MatchDriver | None = None
         self._early: dict[PeerId, Join] = {}
@@ -68,10 +67,16 @@ class GroupFinder:
         self._found = b""
         self._held: list[tuple[PeerId, Frame]] = []
 
-    async def find(self, group_key: str, number: int, weight: float) -> SignedManifest | str:
-        """The manifest of a group under ``group_key`` for round ``number``, or why there is none."""
+    async def find(
+        self, group_key: str, number: int, weight: float, reference: bytes = b""
+    ) -> SignedManifest | str:
+        """The manifest of a group under ``group_key`` for round ``number``, or why there is none.
+
+        ``reference``: the digest of the state that this peer can subtract; empty for none.
+        """
         began = self._host.clock.now()
-        offer = Offer(weight, 0.0, self._config.schema.digest, self._config.codec, True)
+        offer = Offer(weight, 0.0, self._config.schema.digest, self._config.layout, True, reference)
+        self._reference = reference
         self._attend(group_key)
         machine = Matchmaking(
             self._host.peer_id,
@@ -190,7 +195,8 @@ class GroupFinder:
             number,
             formed.members,
             self._config.schema,
-            self._codec,
+            self._config.layout,
+            self._config.dtype,
             self._host.rng,
         )
         signed = sign_manifest(self._host.identity, manifest)
@@ -227,7 +233,11 @@ class GroupFinder:
             raise RemoteProtocolError(sender, "sent a manifest of others")
         if manifest.schema != self._config.schema.digest or manifest.elements != self._config.schema.elements:
             raise RemoteProtocolError(sender, "sent a manifest for other tensors")
-        if manifest.codec != self._config.codec or manifest.dtype != self._dtype.name or manifest.reference:
+        layout = self._config.layout
+        if manifest.dtype != self._config.dtype.name or (manifest.codec, manifest.reference) not in (
+            (layout, self._reference),
+            (without_reference(layout), b""),
+        ):
             raise RemoteProtocolError(sender, "sent a manifest with another codec or reference")
         if len(signed.peers) > self._config.group_size:
             raise RemoteProtocolError(sender, f"sent a manifest of {len(signed.peers)} members")

@@ -15,8 +15,9 @@ import numpy as np
 from blake3 import blake3
 
 from moshgrid.averaging.fractions import part_counts
+from moshgrid.averaging.layout import cut
 from moshgrid.averaging.messages import MAX_WEIGHT
-from moshgrid.compression import Codec, get_codec
+from moshgrid.compression import Codec
 from moshgrid.p2p.decoding import decode
 from moshgrid.p2p.envelope import open_envelope, seal
 from moshgrid.p2p.errors import RecordRejected, RemoteProtocolError
@@ -26,8 +27,8 @@ __all__ = ["Manifest", "Member", "Part", "SignedManifest", "countersign", "is_co
 
 MAX_MEMBERS = 64
 MAX_MANIFEST_BYTES = 16 * 1024
-MAX_PART_BYTES = 512 * 1024
 MAX_ELEMENTS = 2**36
+MAX_PARTS = 2**18
 _DOMAIN = "moshgrid-manifest"
 _TYPE = b"/moshgrid/manifest/1"
 _READY = b"moshgrid-ready\x00"
@@ -54,6 +55,7 @@ class Manifest(msgspec.Struct, frozen=True):
     round: int
     members: tuple[Member, ...]
     codec: str
+    """The layout of the flat vector: a codec, or several with the elements of each."""
     dtype: Literal["float32", "float64"]
     elements: int
     part_elements: int
@@ -75,6 +77,7 @@ class Part:
     start: int
     stop: int
     owner: int
+    codec: Codec
 
     @property
     def elements(self) -> int:
@@ -90,7 +93,6 @@ class SignedManifest:
         self.raw = raw
         self.group_id = blake3(payload).digest()
         self.peers: tuple[PeerId, ...] = tuple(PeerId(member.peer) for member in manifest.members)
-        self.codec: Codec = get_codec(manifest.codec)
         self.dtype: np.dtype[Any] = np.dtype(manifest.dtype)
         self.parts = _assign_parts(manifest)
 
@@ -101,7 +103,8 @@ class SignedManifest:
 
     def part_bytes(self, part: int) -> int:
         """The encoded length of a part."""
-        return self.codec.encoded_bytes(self.parts[part].elements, self.dtype)
+        one = self.parts[part]
+        return one.codec.encoded_bytes(one.elements, self.dtype)
 
 
 def sign_manifest(identity: Identity, manifest: Manifest) -> SignedManifest:
@@ -162,20 +165,15 @@ def _check(manifest: Manifest, author: PeerId) -> None:
         raise ValueError("an id has the wrong length")
     if len(manifest.reference) not in (0, 32) or len(manifest.group_key) > 128 or manifest.round < 1:
         raise ValueError("a field is out of range")
-    codec = get_codec(manifest.codec)
-    if manifest.dtype not in codec.dtypes:
-        raise ValueError(f"the codec {manifest.codec} does not take {manifest.dtype}")
-    if codec.encoded_bytes(manifest.part_elements, np.dtype(manifest.dtype)) > MAX_PART_BYTES:
-        raise ValueError(f"a part is larger than {MAX_PART_BYTES} bytes")
 
 
 def _assign_parts(manifest: Manifest) -> tuple[Part, ...]:
     """Cuts the vector into parts and gives each reducer a run of them, by fraction."""
-    count = -(-manifest.elements // manifest.part_elements)
-    owners = part_counts([member.fraction for member in manifest.members], count)
-    parts: list[Part] = []
-    for owner, owned in enumerate(owners):
-        for _ in range(owned):
-            start = len(parts) * manifest.part_elements
-            parts.append(Part(start, min(start + manifest.part_elements, manifest.elements), owner))
-    return tuple(parts)
+    pieces = cut(
+        manifest.codec, manifest.elements, manifest.part_elements, np.dtype(manifest.dtype), MAX_PARTS
+    )
+    counts = part_counts([member.fraction for member in manifest.members], len(pieces))
+    owners = (owner for owner, count in enumerate(counts) for _ in range(count))
+    return tuple(
+        Part(piece.start, piece.stop, owner, piece.codec) for piece, owner in zip(pieces, owners, strict=True)
+    )

@@ -58,11 +58,14 @@ class Offer(msgspec.Struct, frozen=True, array_like=True):
     schema: bytes
     codec: str
     reduces: bool
+    reference: bytes = b""
+    """Digest of the state that this peer can subtract before encoding; empty for none."""
 
     @property
     def is_sound(self) -> bool:
         """False for numbers that no honest peer would send (negative, huge, not finite)."""
-        return 0 <= self.weight <= MAX_WEIGHT and 0 <= self.bandwidth <= _MAX_BANDWIDTH
+        sane = 0 <= self.weight <= MAX_WEIGHT and 0 <= self.bandwidth <= _MAX_BANDWIDTH
+        return sane and len(self.reference) in (0, 32)
 
 
 class Join(_Message, frozen=True):

@@ -65,7 +65,7 @@ def encode_part(
     """Own values of a part, encoded, and how many of them were saturated."""
     span = signed.parts[part]
     data = memory.allocate(signed.part_bytes(part))
-    return data, signed.codec.encode_into(values.read(span.start, span.stop), data)
+    return data, span.codec.encode_into(values.read(span.start, span.stop), data)
 
 
 def average_part(
@@ -101,8 +101,8 @@ def average_part(
         else:
             break
     data = memory.allocate(signed.part_bytes(part))
-    signed.codec.encode_into(mean, data)
-    signed.codec.decode_into(data, scaled)
+    span.codec.encode_into(mean, data)
+    span.codec.decode_into(data, scaled)
     exact = mean[:_SAMPLED].astype(np.float64)
     lost = scaled[:_SAMPLED] - exact
     bitmap = sum(1 << member for member in usable)
@@ -121,7 +121,7 @@ def _values(signed: SignedManifest, part: int, data: bytes | memoryview | None, 
     if data is None:
         return own.read(span.start, span.stop)
     decoded = _scratch.vector("decoded", span.elements, signed.dtype)
-    signed.codec.decode_into(data, decoded)
+    span.codec.decode_into(data, decoded)
     return decoded
 
 
@@ -132,15 +132,15 @@ def apply_results(signed: SignedManifest, data: Sequence[bytes | memoryview], ar
     """
     digest = blake3()
     for span, encoded in zip(signed.parts, data, strict=True):
-        signed.codec.decode_into(encoded, _scratch.vector("decoded", span.elements, signed.dtype))
+        span.codec.decode_into(encoded, _scratch.vector("decoded", span.elements, signed.dtype))
         digest.update(encoded)
     for span, encoded in zip(signed.parts, data, strict=True):
         window = arrays.window(span.start, span.stop)
         if window is not None:
-            signed.codec.decode_into(encoded, window)
+            span.codec.decode_into(encoded, window)
         else:
             decoded = _scratch.vector("decoded", span.elements, signed.dtype)
-            signed.codec.decode_into(encoded, decoded)
+            span.codec.decode_into(encoded, decoded)
             arrays.write(span.start, decoded)
     return digest.hexdigest()
 

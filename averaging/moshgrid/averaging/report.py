@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+from moshgrid.averaging.layout import codecs_of
 from moshgrid.averaging.manifest import SignedManifest
 from moshgrid.averaging.round_parts import RoundResult
 from moshgrid.p2p.identity import PeerId
@@ -44,6 +45,9 @@ class RoundReport:
     saturated: int = 0
     """Own values that did not fit the codec's range and were clipped."""
     codec: str = ""
+    """The codec, or several joined by ``+``."""
+    reference: str = ""
+    """Hex digest of the state that was subtracted before encoding; empty when none was."""
 
     def to_dict(self) -> dict[str, Any]:
         """The report as JSON-ready values."""
@@ -107,5 +111,6 @@ def report_of(signed: SignedManifest, lost: Mapping[int, str], result: RoundResu
         bytes_received=result.bytes_received,
         compression_error=result.compression_error,
         saturated=result.saturated,
-        codec=signed.manifest.codec,
+        codec="+".join(codecs_of(signed.manifest.codec)),
+        reference=signed.manifest.reference.hex(),
     )

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
 
 from moshgrid.averaging.schema import Schema
 from moshgrid.averaging.topology import Topology
@@ -19,6 +23,15 @@ class RunConfig:
     topology: Topology
     group_size: int
     min_group_size: int
-    codec: str
+    layout: str
+    """Which codec for which stretch of the flat vector; see ``layout``."""
+    order: tuple[int, ...]
+    """The arrays' indices in the order in which they stand in the flat vector."""
+    dtype: np.dtype[Any]
+    """Of the flat vector: float64 or float32."""
     deadline: float | None = None
     """Seconds that a step may look for a group in all; None adapts."""
+
+    def arranged(self, arrays: Sequence[Any]) -> list[Any]:
+        """``arrays`` in the order of the flat vector."""
+        return [arrays[index] for index in self.order]

@@ -13,22 +13,23 @@ from typing import Any
 
 import trio
 
-from moshgrid.averaging.flat_arrays import FlatArrays
+from moshgrid.averaging.flat_arrays import FlatArrays, Vector
 from moshgrid.averaging.group_finder import GroupFinder
+from moshgrid.averaging.layout import codecs_of
 from moshgrid.averaging.links import Links
 from moshgrid.averaging.manifest import SignedManifest
 from moshgrid.averaging.membership import Membership
 from moshgrid.averaging.part_work import Offload, in_threads
+from moshgrid.averaging.reference import Difference, Reference
 from moshgrid.averaging.report import RoundReport, report_of
 from moshgrid.averaging.round_driver import RoundDriver
 from moshgrid.averaging.round_parts import RoundResult
 from moshgrid.averaging.run_config import RunConfig
-from moshgrid.averaging.state import Description, SealedState, StateSnapshot
+from moshgrid.averaging.state import Description, SealedState, StateSnapshot, plain_state
 from moshgrid.averaging.state_transfer import StateServer, fetch_state
 from moshgrid.averaging.suspicion import PaceBook
 from moshgrid.averaging.topology import LOBBY
 from moshgrid.averaging.wire import Frame
-from moshgrid.compression import get_codec
 from moshgrid.dht import DHTNode
 from moshgrid.p2p.errors import Closed, ConfigurationError, MoshgridError
 from moshgrid.p2p.host import Host
@@ -60,8 +61,6 @@ class RunCore:
         self._run = run_digest(host.network_name, config.run_id)
         self._links = Links.of(host)
         self._offload = offload
-        self._codec = get_codec(config.codec)
-        self._dtype = config.schema.wire_dtype(self._codec.dtypes)
         self._membership = Membership(
             dht,
             config.run_id,
@@ -103,7 +102,7 @@ class RunCore:
                 await trio.sleep(_STATE_RETRY_SECONDS)  # a newcomer may look before the records are there
             await self._membership.refresh()
             others = [peer for peer in self.peers if peer != self._host.peer_id]
-            snapshot = await fetch_state(self._host, self._run, self._config.schema, others)
+            snapshot = await fetch_state(self._host, self._run, self._config, others)
             if snapshot is not None:
                 self._membership.sealed(snapshot.round)
                 return snapshot
@@ -126,26 +125,34 @@ class RunCore:
 
     # A step -----------------------------------------------------------------------------------------
 
-    async def step(self, arrays: Sequence[Any], weight: float, rounds: int) -> RoundReport:
-        """Averages ``arrays`` in place, ``rounds`` times in different groups; reports on the last."""
+    async def step(
+        self, arrays: Sequence[Any], weight: float, rounds: int, reference: Sequence[Any] | None = None
+    ) -> RoundReport:
+        """Averages ``arrays`` in place, ``rounds`` times in different groups; reports on the last.
+
+        ``reference``: arrays that all members share; what is encoded is the difference to them.
+        """
         async with self._stepping:
-            views = self._config.schema.check(arrays)
+            views = self._config.arranged(self._config.schema.check(arrays))
+            shared = None
+            if reference is not None:
+                shared = await self._offload(Reference, self._config, reference)
             report: RoundReport | None = None
             for _ in range(rounds):
                 if self._closed:
                     raise Closed("the averager was closed")
-                one = await self._one_round(views, weight)
+                one = await self._one_round(FlatArrays(views, self._config.dtype), weight, shared)
                 report = one if report is None else report.followed_by(one)
             assert report is not None
             return report
 
-    async def _one_round(self, views: Sequence[Any], weight: float) -> RoundReport:
-        flat = FlatArrays(views, self._dtype)
-        if not await self._offload(flat.is_finite):
+    async def _one_round(self, values: FlatArrays, weight: float, shared: Reference | None) -> RoundReport:
+        if not await self._offload(values.is_finite):
             raise ConfigurationError(
                 "the arrays hold NaN or infinite values, which would spoil everybody's average; "
                 "they were not sent"
             )
+        difference = await self._offload(shared.subtracted_from, values) if shared else None
         began = self._host.clock.now()
         reasons: list[str] = []
         report: RoundReport | None = None
@@ -154,9 +161,12 @@ class RunCore:
             number = self._membership.progress + 1
             topology = self._config.topology
             group_key = LOBBY if lobby else topology.group_key(self._host.peer_id, self.peers)
-            signed = await self._finder.find(group_key, number, weight)
+            signed = await self._finder.find(group_key, number, weight, shared.digest if shared else b"")
             if isinstance(signed, SignedManifest):
-                report = await self._take_part(signed, flat, began)
+                if difference is not None and signed.manifest.reference:
+                    report = await self._take_part(signed, values, difference, began)
+                else:
+                    report = await self._take_part(signed, values, None, began)
                 if report.committed:
                     return report
                 reasons.append(report.reason)
@@ -169,34 +179,50 @@ class RunCore:
             lobby = True
         reason = "; then: ".join(dict.fromkeys(reasons))
         self._host.events.emit("no_group", round=number, reason=reason)
-        report = report or RoundReport(number, codec=self._config.codec)
+        report = report or RoundReport(number, codec="+".join(codecs_of(self._config.layout)))
         return replace(report, round=number, reason=reason)
 
-    async def _take_part(self, signed: SignedManifest, flat: FlatArrays, began: float) -> RoundReport:
-        """A round of a group that came together, up to the applied result."""
+    async def _take_part(
+        self,
+        signed: SignedManifest,
+        values: FlatArrays,
+        difference: Difference | None,
+        began: float,
+    ) -> RoundReport:
+        """A round of a group that came together, up to the applied result.
+
+        ``difference`` to the reference is averaged in the place of the values when there is one.
+        """
         matched = self._host.clock.now()
-        driver = self._begin(signed, flat)
+        driver = self._begin(signed, difference.values if difference else values)
         result = await driver.run()
         report = report_of(signed, driver.lost, result)
         if result.committed:
+            plain = await self._offload(difference.write_to, values) if difference else None
             driver.emit("applied", digest=report.digest, completeness=report.completeness)
-            self._seal(signed, result)
+            await self._seal(signed, result, plain)
         reduced = self._host.clock.now()
         return replace(report, seconds_matching=matched - began, seconds_reducing=reduced - matched)
 
-    def _seal(self, signed: SignedManifest, result: RoundResult) -> None:
-        """The round is sealed here: moves on, tells the run, and keeps the state for latecomers."""
+    async def _seal(self, signed: SignedManifest, result: RoundResult, plain: Vector | None) -> None:
+        """The round is sealed here: moves on, tells the run, and keeps the state for latecomers.
+
+        ``plain``: the new values, where what was averaged was their difference to a reference.
+        """
         number = signed.manifest.round
         self._membership.sealed(number)
         self._config.topology.averaged(signed.group_id, signed.peers, self._host.peer_id)
         manifest = signed.manifest
-        self._sealed = SealedState(
-            Description(
-                round=number, codec=manifest.codec, dtype=manifest.dtype, elements=manifest.elements,
-                part_elements=manifest.part_elements, schema=manifest.schema, digests=result.value,
-            ),
-            tuple(result.results),
-        )  # fmt: skip
+        if plain is not None:
+            self._sealed = await self._offload(plain_state, number, manifest.schema, plain)
+        else:
+            self._sealed = SealedState(
+                Description(
+                    round=number, codec=manifest.codec, dtype=manifest.dtype, elements=manifest.elements,
+                    part_elements=manifest.part_elements, schema=manifest.schema, digests=result.value,
+                ),
+                tuple(result.results),
+            )  # fmt: skip
         if signed.leader == self._host.peer_id:
             self._host.nursery.start_soon(self._publish_progress, number)
         next_key = self._config.topology.group_key(self._host.peer_id, self.peers)
@@ -233,10 +259,10 @@ class RunCore:
             driver.lost_link(peer, reason)
         self._finder.lost(peer)
 
-    def _begin(self, signed: SignedManifest, flat: FlatArrays) -> RoundDriver:
+    def _begin(self, signed: SignedManifest, values: FlatArrays) -> RoundDriver:
         size = sum(signed.part_bytes(part) for part in range(len(signed.parts)))
         self._links.memory.keep(self._run, 2 * size)
-        driver = RoundDriver(self._host, self._links, signed, flat, self._book, self._offload)
+        driver = RoundDriver(self._host, self._links, signed, values, self._book, self._offload)
         self._rounds[signed.group_id] = driver
         for peer, frame in self._finder.held_frames():
             driver.arrived(peer, frame)

@@ -58,9 +58,14 @@ class Schema:
         return cls(tuple(view.shape for view in views), tuple(view.dtype.name for view in views))
 
     @property
+    def sizes(self) -> tuple[int, ...]:
+        """How many elements each array has."""
+        return tuple(int(np.prod(shape)) for shape in self.shapes)
+
+    @property
     def elements(self) -> int:
         """The length of the flat vector."""
-        return sum(int(np.prod(shape)) for shape in self.shapes)
+        return sum(self.sizes)
 
     @property
     def digest(self) -> bytes:

@@ -16,10 +16,10 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from moshgrid.averaging.flat_arrays import FlatArrays
-from moshgrid.averaging.manifest import MAX_ELEMENTS, MAX_PART_BYTES
+from moshgrid.averaging.flat_arrays import FlatArrays, Vector
+from moshgrid.averaging.layout import MAX_PART_BYTES, Stretch, cut, largest_part
+from moshgrid.averaging.manifest import MAX_ELEMENTS
 from moshgrid.averaging.reduction import result_digest
-from moshgrid.compression import get_codec
 from moshgrid.p2p.errors import MoshgridError
 from moshgrid.p2p.identity import PeerId
 from moshgrid.p2p.requests import Service
@@ -69,20 +69,15 @@ class Description(msgspec.Struct, frozen=True, tag=True):
         """False when its numbers contradict each other or the limits."""
         if self.round < 1 or not 1 <= self.elements <= MAX_ELEMENTS or self.part_elements < 1:
             return False
-        parts = -(-self.elements // self.part_elements)
-        if parts != len(self.digests) or parts > MAX_CHUNKS or any(len(d) != 32 for d in self.digests):
-            return False
         try:
-            codec = get_codec(self.codec)
-        except KeyError:
+            parts = len(self.parts())
+        except (KeyError, ValueError):
             return False
-        if self.dtype not in codec.dtypes:
-            return False
-        return codec.encoded_bytes(self.part_elements, np.dtype(self.dtype)) <= MAX_PART_BYTES
+        return parts == len(self.digests) and all(len(digest) == 32 for digest in self.digests)
 
-    def elements_of(self, part: int) -> int:
-        """How many values a part holds."""
-        return min(self.part_elements, self.elements - part * self.part_elements)
+    def parts(self) -> tuple[Stretch, ...]:
+        """What each part holds. Raises KeyError or ValueError for what cannot be."""
+        return cut(self.codec, self.elements, self.part_elements, np.dtype(self.dtype), MAX_CHUNKS)
 
 
 class Chunk(msgspec.Struct, frozen=True, tag=True):
@@ -146,10 +141,10 @@ def choose_state(
     return sound[donors[0]], donors
 
 
-def is_chunk_of(description: Description, part: int, chunk: Chunk) -> bool:
-    """True when a chunk is what the description names."""
-    codec, dtype = get_codec(description.codec), np.dtype(description.dtype)
-    if len(chunk.data) != codec.encoded_bytes(description.elements_of(part), dtype):
+def is_chunk_of(description: Description, part: int, span: Stretch, chunk: Chunk) -> bool:
+    """True when a chunk is what the description names, ``span`` being what the part holds."""
+    dtype = np.dtype(description.dtype)
+    if len(chunk.data) != span.codec.encoded_bytes(span.stop - span.start, dtype):
         return False
     if not 0 < chunk.contributors < 1 << 64:
         return False
@@ -157,8 +152,22 @@ def is_chunk_of(description: Description, part: int, chunk: Chunk) -> bool:
 
 
 def decode_state(description: Description, chunks: Mapping[int, Chunk], arrays: FlatArrays) -> None:
-    """Writes a complete state into ``arrays``. Raises CodecError for bytes that cannot be decoded."""
-    codec, dtype = get_codec(description.codec), np.dtype(description.dtype)
-    for part in range(len(description.digests)):
-        start, count = part * description.part_elements, description.elements_of(part)
-        arrays.write(start, codec.decode(chunks[part].data, count, dtype))
+    """Writes a complete state into ``arrays``. Raises CodecError for chunks that no encoder wrote."""
+    for part, span in enumerate(description.parts()):
+        arrays.write(span.start, span.codec.decode(chunks[part].data, span.stop - span.start, arrays.dtype))
+
+
+def plain_state(round_number: int, schema: bytes, vector: Vector) -> SealedState:
+    """The state after a round that had a reference: the values themselves, since a joiner may not have it.
+
+    All members make the same bytes of it. ``vector`` is float32 or float64.
+    """
+    size = largest_part("none", vector.size, vector.dtype, 1)
+    chunks = []
+    for span in cut("none", vector.size, size, vector.dtype, MAX_CHUNKS):
+        chunks.append((1, span.codec.encode(vector[span.start : span.stop]).data))
+    digests = tuple(result_digest(part, *chunk) for part, chunk in enumerate(chunks))
+    dtype: Literal["float32", "float64"] = "float64" if vector.dtype.itemsize == 8 else "float32"
+    return SealedState(
+        Description(round_number, "none", dtype, vector.size, size, schema, digests), tuple(chunks)
+    )

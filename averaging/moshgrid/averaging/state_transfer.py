@@ -9,7 +9,7 @@ import numpy as np
 import trio
 
 from moshgrid.averaging.flat_arrays import FlatArrays
-from moshgrid.averaging.schema import Schema
+from moshgrid.averaging.run_config import RunConfig
 from moshgrid.averaging.state import (
     STATE,
     Chunk,
@@ -73,7 +73,7 @@ class StateServer:
 
 
 async def fetch_state(
-    host: Host, run: bytes, schema: Schema, peers: Sequence[PeerId]
+    host: Host, run: bytes, config: RunConfig, peers: Sequence[PeerId]
 ) -> StateSnapshot | None:
     """Downloads the newest sealed state that ``peers`` have; None when there is none to be had.
 
@@ -95,16 +95,17 @@ async def fetch_state(
     async with trio.open_nursery() as nursery:
         for peer in chosen[:_MAX_DONORS]:
             nursery.start_soon(ask, peer)
-    choice = choose_state(offers, schema.digest)
+    choice = choose_state(offers, config.schema.digest)
     if choice is None:
         return None
     description, donors = choice
     chunks = await _download(host, run, description, donors)
     if chunks is None:
         return None
-    arrays = schema.empty()
+    arrays = config.schema.empty()
+    flat = FlatArrays(config.arranged(arrays), np.dtype(description.dtype))
     try:
-        decode_state(description, chunks, FlatArrays(arrays, np.dtype(description.dtype)))
+        decode_state(description, chunks, flat)
     except CodecError as error:
         _log.warning("the state of round %d cannot be used: %s", description.round, error)
         return None
@@ -116,6 +117,7 @@ async def _download(
 ) -> dict[int, Chunk] | None:
     chunks: dict[int, Chunk] = {}
     limit = trio.CapacityLimiter(_AT_ONCE)
+    spans = description.parts()
 
     async def get(part: int) -> None:
         async with limit:
@@ -127,7 +129,7 @@ async def _download(
                 except MoshgridError as error:
                     _log.info("part %d of the state not from %s: %s", part, donor, error)
                     continue
-                if isinstance(chunk, Chunk) and is_chunk_of(description, part, chunk):
+                if isinstance(chunk, Chunk) and is_chunk_of(description, part, spans[part], chunk):
                     chunks[part] = chunk
                     return
                 _log.warning("%s sent a part of the state that does not fit its digest", donor)

@@ -10,7 +10,8 @@ from typing import NamedTuple
 
 import msgspec
 
-from moshgrid.averaging.manifest import MAX_MANIFEST_BYTES, MAX_PART_BYTES
+from moshgrid.averaging.layout import MAX_PART_BYTES
+from moshgrid.averaging.manifest import MAX_MANIFEST_BYTES
 from moshgrid.averaging.messages import Begin, Message, PartData, Ready, Refused, ResultData
 from moshgrid.p2p.decoding import Unreadable, decode
 from moshgrid.p2p.errors import RemoteProtocolError

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 
 from moshgrid.compression.codec import (
@@ -14,11 +12,12 @@ from moshgrid.compression.codec import (
     FloatVector,
     saturate,
 )
-from moshgrid.compression.kernels import kernels_for, peak_of
+from moshgrid.compression.kernels import kernels_for, largest_magnitude, peak_of
 
 __all__ = ["BFloat16"]
 
-_MAX = float(np.uint32(0x7F7F0000).view(np.float32))
+_LARGEST = 0x7F7F
+_MAX = float(np.uint32(_LARGEST << 16).view(np.float32))
 
 
 class BFloat16(Float32Codec):
@@ -31,13 +30,17 @@ class BFloat16(Float32Codec):
         return 2 * count
 
     def _write(self, values: FloatVector, data: ByteVector) -> int:
-        kernels = kernels_for(values.size)
+        kernels, halves = kernels_for(values.size), data.view("<u2")
+        kernels.to_bfloat16(values, halves)
+        if largest_magnitude(halves) < _LARGEST:
+            return 0
+        # Something is, or was rounded to, the largest value or beyond: rare, and looked at closely.
         values, saturated = saturate(values, peak_of(values), _MAX)
-        kernels.to_bfloat16(values, data.view("<u2"))
+        kernels.to_bfloat16(values, halves)
         return saturated
 
     def _read(self, data: ByteVector, out: FloatVector) -> None:
-        kernels = kernels_for(out.size)
-        kernels.from_bfloat16(data.view(np.uint16), out)
-        if not math.isfinite(peak_of(out)):
+        halves = data.view("<u2")
+        if largest_magnitude(halves) > _LARGEST:
             raise CodecError("bfloat16 values that are not finite are refused")
+        kernels_for(out.size).from_bfloat16(halves, out)

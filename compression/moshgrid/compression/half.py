@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
-import numpy as np
-
 from moshgrid.compression.codec import (
     MAX_VALUE,
     ByteVector,
@@ -15,9 +11,11 @@ from moshgrid.compression.codec import (
     FloatVector,
     saturate,
 )
-from moshgrid.compression.kernels import kernels_for, peak_of
+from moshgrid.compression.kernels import kernels_for, largest_magnitude, peak_of
 
 __all__ = ["Float16"]
+
+_LARGEST = 0x7BFF  # the bits of 65504
 
 
 class Float16(Float32Codec):
@@ -30,13 +28,17 @@ class Float16(Float32Codec):
         return 2 * count
 
     def _write(self, values: FloatVector, data: ByteVector) -> int:
-        kernels = kernels_for(values.size)
+        kernels, halves = kernels_for(values.size), data.view("<u2")
+        kernels.to_float16(values, halves)
+        if largest_magnitude(halves) < _LARGEST:
+            return 0
+        # Something is, or was rounded to, the largest value or beyond: rare, and looked at closely.
         values, saturated = saturate(values, peak_of(values), MAX_VALUE)
-        kernels.to_float16(values, data.view("<u2"))
+        kernels.to_float16(values, halves)
         return saturated
 
     def _read(self, data: ByteVector, out: FloatVector) -> None:
-        kernels = kernels_for(out.size)
-        kernels.from_float16(data.view(np.uint16), out)
-        if not math.isfinite(peak_of(out)):
+        halves = data.view("<u2")
+        if largest_magnitude(halves) > _LARGEST:
             raise CodecError("float16 values that are not finite are refused")
+        kernels_for(out.size).from_float16(halves, out)

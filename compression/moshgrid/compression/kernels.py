@@ -15,7 +15,7 @@ import numpy.typing as npt
 from moshgrid.compression import numpy_kernels
 from moshgrid.compression.codec import ByteVector, FloatVector
 
-__all__ = ["BLOCK", "Kernels", "kernels_for", "peak_of"]
+__all__ = ["BLOCK", "Kernels", "kernels_for", "largest_magnitude", "peak_of"]
 
 BLOCK = 128
 """Elements that share a scale in the block codecs."""
@@ -29,7 +29,7 @@ class Kernels(Protocol):
     """``blocks`` are (n, 128) float32 arrays; arrays to read may be read-only, arrays to fill are not."""
 
     def to_float16(self, values: FloatVector, out: Halves) -> None:
-        """Rounds to nearest even; ``values`` are within ±65504."""
+        """Rounds to nearest even, to infinity where that is beyond the range."""
         ...
 
     def from_float16(self, halves: Halves, out: FloatVector) -> None:
@@ -37,7 +37,7 @@ class Kernels(Protocol):
         ...
 
     def to_bfloat16(self, values: FloatVector, out: Halves) -> None:
-        """Rounds to nearest even; ``values`` are within the largest bfloat16."""
+        """Rounds to nearest even, to infinity where that is beyond the range."""
         ...
 
     def from_bfloat16(self, halves: Halves, out: FloatVector) -> None:
@@ -77,3 +77,11 @@ def kernels_for(count: int) -> Kernels:
 def peak_of(values: FloatVector) -> float:
     """The largest absolute value; 0 for none, NaN when there is a NaN."""
     return max(-float(values.min()), float(values.max())) if values.size else 0.0
+
+
+def largest_magnitude(halves: Halves) -> int:
+    """The largest value of 16 bits without the sign bit; 0 for none."""
+    if not halves.size:
+        return 0
+    # As signed numbers the largest is a positive value's, as unsigned ones it is a negative value's.
+    return max(int(halves.view("<i2").max()), int(halves.max()) - 0x8000)

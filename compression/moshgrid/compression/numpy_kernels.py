@@ -38,12 +38,12 @@ _scratch = _Scratch()
 
 
 def to_float16(values: Array, out: Array) -> None:
-    out.view(np.float16)[...] = values
+    with np.errstate(over="ignore", invalid="ignore"):  # found out afterwards
+        out.view(np.float16)[...] = values
 
 
 def from_float16(halves: Array, out: Array) -> None:
-    with np.errstate(invalid="ignore"):  # what is not finite is refused afterwards
-        out[...] = halves.view(np.float16)
+    out[...] = halves.view(np.float16)
 
 
 def to_bfloat16(values: Array, out: Array) -> None:

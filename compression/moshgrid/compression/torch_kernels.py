@@ -7,6 +7,7 @@ values stay in that core's cache.
 from __future__ import annotations
 
 import threading
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -43,10 +44,15 @@ class _Scratch(threading.local):
 
 _scratch = _Scratch()
 
+with warnings.catch_warnings():
+    # torch warns, once in a process, that it does not protect read-only memory. It is only read here.
+    warnings.simplefilter("ignore")
+    torch.from_numpy(np.frombuffer(b"moshgrid", np.uint8))
+
 
 def _tiles(array: Array, size: int) -> Iterator[torch.Tensor]:
-    """Tensors of ``size`` rows each, to be read: torch warns about read-only memory and wants it aligned."""
-    if array.flags.writeable and array.flags.aligned:
+    """Tensors of ``size`` rows each, only to be read."""
+    if array.flags.aligned:
         yield from _split(torch.from_numpy(array), size)
         return
     for at in range(0, len(array), size):
