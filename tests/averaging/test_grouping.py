@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from moshgrid.averaging.fractions import part_counts, water_filling
 from moshgrid.averaging.patience import Patience
-from moshgrid.averaging.topology import MoshpitTopology, chunk_index, topology_by_name
+from moshgrid.averaging.topology import MoshpitTopology, View, chunk_index, topology_by_name
 
 
 def slowest(bandwidths, shares):
@@ -73,7 +73,7 @@ def converge(n, group_size, rounds, seed, drop=0.0):
         keys = {}
         for peer in peers:
             if rng.random() >= drop:
-                keys.setdefault(places[peer].group_key(peer, peers), []).append(peer)
+                keys.setdefault(places[peer].place(peer, View(t + 1, peers)).key, []).append(peer)
         for key, members in keys.items():
             rng.shuffle(members)
             for start in range(0, len(members), group_size):
@@ -112,8 +112,8 @@ def test_chunk_indices_are_distinct_and_agreed_upon():
 
 
 def test_topologies_have_names():
-    assert topology_by_name("single", 4).group_key("a", ["b"]) == "0"
-    with pytest.raises(KeyError, match="moshpit, single"):
+    assert topology_by_name("single", 4).place("a", View(1, ["a", "b"])).key == "0"
+    with pytest.raises(KeyError, match="moshpit, single, random, sliding"):
         topology_by_name("ring", 4)
 
 
