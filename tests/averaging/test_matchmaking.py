@@ -170,6 +170,26 @@ def test_a_leader_that_does_not_answer_is_passed_over():
     assert machine.handle(DeadlinePassed(), 1.0) == [Formed(((B, OFFER), (C, OFFER)))]
 
 
+def test_an_acceptance_after_a_refusal_counts():
+    machine = seek(C)
+    machine.handle(SeekerSeen(A), 0.0)
+    machine.handle(SeekerSeen(B), 0.0)
+    machine.handle(Told(B, Accepted("0", 1)), 0.1)
+    machine.handle(Told(B, Disbanded("0", 1, A)), 0.1)  # asks A for the second time
+    machine.handle(Told(A, Refused("0", 1, "following another leader", "", ())), 0.2)
+    assert machine.would_follow(A)
+    assert machine.handle(Told(A, Accepted("0", 1)), 0.3) == []
+    assert machine.leader == A
+
+
+def test_nobody_is_waited_for_beyond_the_patience():
+    machine = seek(D, patience=1.0, hard_limit=15.0)
+    for peer in (A, B, C, *(f"low{i}" for i in range(40))):
+        machine.handle(SeekerSeen(peer), 0.0)
+    (end,) = machine.handle(DeadlinePassed(), 1.0)
+    assert isinstance(end, NoGroup)
+
+
 def test_peers_that_are_expected_get_time_to_declare_themselves():
     machine = seek(A, undeclared=1.0)
     machine.handle(OthersAwaited(True), 0.0)
