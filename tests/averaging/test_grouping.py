@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from moshgrid.averaging.fractions import part_counts, water_filling
-from moshgrid.averaging.patience import Patience
+from moshgrid.averaging.patience import Patience, silence_after
 from moshgrid.averaging.topology import MoshpitTopology, View, chunk_index, topology_by_name
 
 
@@ -129,3 +129,7 @@ def test_patience_is_fixed_until_it_has_learned_and_bounded_after():
     for _ in range(300):
         patience.observed(60.0)
     assert patience.seconds == 15.0
+
+
+def test_silence_follows_how_long_declarations_take():
+    assert [silence_after(delay) for delay in (None, 0.004, 0.2, 5.0)] == pytest.approx([0.1, 0.1, 0.3, 1.0])

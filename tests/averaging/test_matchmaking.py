@@ -130,10 +130,23 @@ def test_a_manifest_may_overtake_the_acceptance():
     assert machine.would_follow(B)
     machine.handle(SeekerSeen(A), 0.1)
     machine.handle(Told(A, Accepted("0", 1)), 0.2)
+    assert machine.leader == A
     assert machine.would_follow(A)
-    assert not machine.would_follow(B)
-    machine.began([A, C])
+    assert machine.would_follow(B)  # a group that has begun is worth more
+    assert not machine.would_follow(D)
+    assert machine.began([B, C]) == [Tell(A, Leave("0", 1))]
     assert not machine.would_follow(A)
+
+
+def test_a_leader_that_does_not_begin_is_not_waited_for_long():
+    machine = seek(C, patience=2.0, hard_limit=15.0)
+    machine.handle(SeekerSeen(A), 0.0)
+    machine.handle(Told(A, Accepted("0", 1)), 0.5)
+    assert machine.handle(DeadlinePassed(), 2.0) == []
+    assert machine.deadline == pytest.approx(3.5)
+    (left, end) = machine.handle(DeadlinePassed(), 3.5)
+    assert left == Tell(A, Leave("0", 1))
+    assert "did not begin" in end.reason
 
 
 def test_who_is_drawn_into_a_group_lets_its_own_followers_go():

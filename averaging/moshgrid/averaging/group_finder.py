@@ -28,7 +28,7 @@ from moshgrid.averaging.messages import (
     Ready,
     Refused,
 )
-from moshgrid.averaging.patience import Patience
+from moshgrid.averaging.patience import Patience, silence_after
 from moshgrid.averaging.run_config import RunConfig
 from moshgrid.averaging.topology import LOBBY, Place
 from moshgrid.averaging.wire import Frame, encode_frame
@@ -86,6 +86,7 @@ class GroupFinder:
             began,
             patience=self._patience_for(group_key),
             undeclared=self._patience_for(group_key),
+            silence=silence_after(self._membership.declare_to_watch),
         )
         matching = self._matching = MatchDriver(machine, group_key, number, self._host.clock, self._tell)
         self._host.nursery.start_soon(self.declare, group_key, number)

@@ -111,17 +111,19 @@ class Matchmaking:
         """True when a manifest of ``leader`` is to be taken.
 
         Its acceptance may still be under way: another member can be quicker to pass the manifest on. So
-        it counts that this peer asked, not what it has heard since; a leader lists only who asked last.
+        it counts that this peer asked, not what it has heard since. A group that has begun is worth more
+        than a leader of lower rank that may yet begin: either way one of the two will miss this peer.
         """
-        if self.over or leader not in self._ever_asked:
-            return False
-        return self.leader is None or self._rank(leader) <= self._rank(self.leader)
+        return not self.over and leader in self._ever_asked
 
     def began(self, roster: Sequence[PeerId]) -> list[MatchEffect]:
         """A leader began: this peer is in a group with ``roster``; its own followers must look on."""
         left = [peer for peer in self._followers if peer not in roster]
+        effects: list[MatchEffect] = [Tell(peer, Disbanded(self._key, self._round, "")) for peer in left]
+        if self.leader is not None and self.leader != roster[0]:
+            effects.append(Tell(self.leader, Leave(self._key, self._round)))
         self._close(roster)
-        return [Tell(peer, Disbanded(self._key, self._round, "")) for peer in left]
+        return effects
 
     def _close(self, roster: Sequence[PeerId]) -> None:
         self.over = True
@@ -144,7 +146,7 @@ class Matchmaking:
                 self._see(peer, now)
                 return self._joined(peer, message.offer, now)
             case Accepted():
-                return self._accepted(peer)
+                return self._accepted(peer, now)
             case Refused(try_instead=other, taken=taken):
                 self._answered.add(peer)
                 self._passed_over.add(peer)
@@ -180,7 +182,7 @@ class Matchmaking:
         self._times.news(now)
         return [Tell(peer, Accepted(self._key, self._round))]
 
-    def _accepted(self, peer: PeerId) -> list[MatchEffect]:
+    def _accepted(self, peer: PeerId, now: float) -> list[MatchEffect]:
         if peer not in self._ever_asked:
             return [Tell(peer, Leave(self._key, self._round))]
         self._passed_over.discard(peer)  # it may have refused an earlier request
@@ -192,6 +194,7 @@ class Matchmaking:
         if self.leader is not None:
             effects.append(Tell(self.leader, Leave(self._key, self._round)))
         self.leader = peer
+        self._times.followed(now)
         effects += [Tell(f, Disbanded(self._key, self._round, peer)) for f in self._followers]
         self._followers.clear()
         return effects

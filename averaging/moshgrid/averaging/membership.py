@@ -55,6 +55,8 @@ class Membership:
         self._declared: tuple[str, int, float] | None = None
         self._progress = 0
         self._kept: Any = None
+        self.declare_to_watch: float | None = None
+        """Seconds from this peer's last declaration to its arrival over the watch; None before any."""
 
     @property
     def peers(self) -> tuple[PeerId, ...]:
@@ -198,6 +200,9 @@ class Membership:
             self._plan_seen(record.value["plan"], record.author)
 
     def _seeker_changed(self, group_key: str, record: Record) -> None:
+        mine = self._declared
+        if record.author == self._me and mine is not None and mine[:2] == (group_key, _round_in(record)):
+            self.declare_to_watch = self._dht.host.clock.now() - mine[2]
         declared = self._seekers.setdefault(group_key, {})
         if record.deleted:
             declared.pop(record.author, None)
