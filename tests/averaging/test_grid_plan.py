@@ -105,7 +105,7 @@ def test_what_does_not_follow_from_the_members_is_refused():
     for change in (
         {"dims": (5, 4)}, {"size": 21}, {"digest": bytes(32)}, {"epoch": 4},
     ):  # fmt: skip
-        with pytest.raises(ValueError, match="plan|grid"):
+        with pytest.raises(ValueError, match=r"plan|grid"):
             GridPlan.checked(msgspec.structs.replace(plan.record, **change), plan.members, 5)
     with pytest.raises(ValueError, match="more peers than one group"):
         GridPlan.checked(plan.record, plan.members, 20)
@@ -114,7 +114,8 @@ def test_what_does_not_follow_from_the_members_is_refused():
 @pytest.mark.parametrize(
     "value",
     [None, 7, [], {}, [0, [2], 1, 2, bytes(32)], [1, [1], 1, 2, bytes(32)], [1, [2] * 14, 1, 2, bytes(32)],
-     [1, [2], 1, 9000, bytes(32)], [1, [2], 1, 2, bytes(31)], [1, [2], 1, 2, "x" * 32], [2**50, [2], 1, 2, bytes(32)]],
+     [1, [2], 1, 9000, bytes(32)], [1, [2], 1, 2, bytes(31)], [1, [2], 1, 2, "x" * 32],
+     [2**50, [2], 1, 2, bytes(32)]],
 )  # fmt: skip
 def test_records_of_strangers_are_no_plans(value):
     assert PlanRecord.from_value(value) is None
@@ -163,6 +164,16 @@ def test_one_peer_publishes_and_the_next_one_only_if_it_stays_silent():
     books[others[-1]].learned(published, peers)
     assert books[others[-1]].to_publish(40, peers) is None
     assert PlanBook(first, 20).to_publish(2, peers) is None
+
+
+def test_no_plan_leaves_anybody_alone():
+    peers = names(5)  # 2 × 3 cells for groups of 4: one line would hold one peer
+    plan = GridPlan.drawn(1, 3, peers, 4)
+    assert not plan.leaves_nobody_alone
+    with pytest.raises(ValueError, match="two peers in every line"):
+        GridPlan.checked(plan.record, plan.members, 4)
+    assert all(PlanBook(peer, 4).to_publish(1, peers) is None for peer in peers)
+    assert GridPlan.drawn(1, 3, names(6), 4).leaves_nobody_alone
 
 
 def test_a_plan_is_drawn_anew_when_members_changed_and_each_axis_had_its_turn():

@@ -1,6 +1,7 @@
 """Whole runs that draw grid plans and follow them, in virtual time."""
 
 import random
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -72,9 +73,7 @@ def test_a_latecomer_is_in_the_next_plan_and_seldom_alone_before():
     run_virtual(main)
 
 
-@pytest.mark.parametrize(
-    "seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(1, 12))]
-)
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(1, 12))])
 def test_peers_that_see_two_plans_or_none_follow_one_within_three_rounds(seed):
     async def main():
         rng = random.Random(seed)
@@ -97,6 +96,6 @@ def test_peers_that_see_two_plans_or_none_follow_one_within_three_rounds(seed):
             assert len(followed[0]) == 3
             assert len(followed[2]) == 1
             assert None not in followed[2]
-            assert not any(one & two for one, two in zip(missed, missed[1:], strict=False))
+            assert not any(one & two for one, two in pairwise(missed))
 
     run_virtual(main, seed=seed)

@@ -11,6 +11,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from itertools import pairwise
 from math import prod
 from typing import Annotated, Any
 
@@ -108,7 +109,7 @@ def read_member_list(data: bytes) -> tuple[PeerId, ...]:
         peers = tuple(PeerId(line) for line in data.decode("ascii").split("\n"))
     except UnicodeDecodeError:
         raise ValueError("a member list is ASCII text") from None
-    if len(peers) > MAX_PLANNED or any(one >= other for one, other in zip(peers, peers[1:], strict=False)):
+    if len(peers) > MAX_PLANNED or any(one >= other for one, other in pairwise(peers)):
         raise ValueError(f"a member list names at most {MAX_PLANNED} peers, each once, in order")
     if not all(0 < len(peer) <= 64 for peer in peers):
         raise ValueError("a member list names peers by 1 to 64 characters")
@@ -138,9 +139,7 @@ class GridPlan:
         """The one plan for these peers."""
         members = tuple(sorted(peers))
         digest = blake3(member_list(members)).digest()
-        record = PlanRecord(
-            epoch, fitted_dims(len(members), group_size), first_round, len(members), digest
-        )
+        record = PlanRecord(epoch, fitted_dims(len(members), group_size), first_round, len(members), digest)
         return cls(record, members)
 
     @classmethod
@@ -153,11 +152,18 @@ class GridPlan:
         plan = cls.drawn(record.epoch, record.first_round, members, group_size)
         if plan.record != record:
             raise ValueError("the grid or the list is not the one that follows from its members")
+        if not plan.leaves_nobody_alone:
+            raise ValueError("a plan has two peers in every line; so few peers go without one")
         return plan
+
+    @property
+    def leaves_nobody_alone(self) -> bool:
+        """False when some line would hold a single peer: happens with few peers in small groups."""
+        return all(len(line) > 1 for lines in self._lines for line in lines if line)
 
     def difference(self, peers: Sequence[PeerId]) -> int:
         """How many are in the plan and not among ``peers``, or the other way round."""
-        return len(self._places.keys() ^ set(peers))
+        return len(self.places.keys() ^ set(peers))
 
     def fits(self, peers: Sequence[PeerId]) -> bool:
         """True when the plan can be recomputed from ``peers`` within 5 %, or one peer."""
@@ -167,10 +173,9 @@ class GridPlan:
         """The line of ``me`` in a round. Who came later takes the emptiest line of those known."""
         axis = (round_number - self.record.first_round) % len(self.record.dims)
         lines = self._lines[axis]
-        cell = self._places.get(me)
+        cell = self.places.get(me)
         number = self._line_of(cell, axis) if cell is not None else self._emptiest(lines, me, peers)
-        key = f"{self.record.epoch}.{self.record.hash[:6].hex()}.{axis}.{number}"
-        return Line(key, len(lines), lines[number])
+        return Line(f"{self._name}.{axis}.{number}", len(lines), lines[number])
 
     def _emptiest(self, lines: list[frozenset[PeerId]], me: PeerId, peers: Sequence[PeerId]) -> int:
         alive = set(peers)
@@ -179,7 +184,11 @@ class GridPlan:
         return emptiest[int.from_bytes(_drawn_rank(self.record.epoch, me)[:4], "big") % len(emptiest)]
 
     @cached_property
-    def _places(self) -> dict[PeerId, int]:
+    def _name(self) -> str:
+        return f"{self.record.epoch}.{self.record.hash[:6].hex()}"
+
+    @cached_property
+    def places(self) -> dict[PeerId, int]:
         """Cells, spread evenly over the grid in the order of H(epoch ‖ peer id)."""
         order = sorted(self.members, key=lambda peer: _drawn_rank(self.record.epoch, peer))
         cells, last = prod(self.record.dims), max(1, len(order) - 1)
@@ -192,7 +201,7 @@ class GridPlan:
         lines: list[list[frozenset[PeerId]]] = []
         for axis, side in enumerate(self.record.dims):
             members: list[list[PeerId]] = [[] for _ in range(cells // side)]
-            for peer, cell in self._places.items():
+            for peer, cell in self.places.items():
                 members[self._line_of(cell, axis)].append(peer)
             lines.append([frozenset(line) for line in members])
         return lines

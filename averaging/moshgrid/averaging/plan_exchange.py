@@ -1,4 +1,4 @@
-"""Plans over the network: reads those that records name, publishes those that are this peer's to make. Awaits.
+"""Plans over the network: reads those that records name, publishes what is this peer's to draw. Awaits.
 
 A record holds everything but the member list, which is a blob; whoever follows a plan serves it.
 """

@@ -68,6 +68,8 @@ class PlanBook:
         if epoch > first_round or self._me not in publisher_order(epoch, peers)[:turns]:
             return None
         plan = GridPlan.drawn(epoch, first_round, peers, self._group_size)
+        if not plan.leaves_nobody_alone:
+            return None
         self.learned(plan, peers)
         return plan
 

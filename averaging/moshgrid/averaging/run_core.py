@@ -210,7 +210,7 @@ class RunCore:
 
     def _place(self, number: int) -> Place:
         plan = self._plans.in_force(number)
-        return self._config.topology.place(self._host.peer_id, View(number, sorted(self.peers), plan))
+        return self._config.topology.place(self._host.peer_id, View(number, tuple(sorted(self.peers)), plan))
 
     async def _publish_progress(self, number: int) -> None:
         plan = self._plans.in_force(number)

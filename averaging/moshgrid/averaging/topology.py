@@ -13,6 +13,7 @@ import random
 from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Protocol
 
 from moshgrid.averaging.grid_plan import GridPlan
@@ -86,44 +87,43 @@ def chunk_index(group_id: bytes, size: int, position: int, group_size: int) -> i
     they are neighbours, so that its members spread evenly over the next groups; where they begin and
     who gets which is drawn with the group id as the seed, so all agree.
     """
+    return _chunk_indices(group_id, size, max(size, group_size))[position]
+
+
+@lru_cache(maxsize=16)
+def _chunk_indices(group_id: bytes, size: int, width: int) -> tuple[int, ...]:
     rng = random.Random(group_id)
-    width = max(size, group_size)
     first = rng.randrange(width)
-    return (first + rng.sample(range(size), size)[position]) % width
+    return tuple((first + place) % width for place in rng.sample(range(size), size))
 
 
 class SlidingTopology:
     """The sliding chunk index over ⌈N / M⌉ groups, for any number of peers N.
 
-    Coordinates are read as a number modulo the number of groups, so that groups stay full when N is
-    no power of M; with N = M^d this is the published grid.
+    A peer's coordinates are read as the number of its group: from group g with chunk index c it goes to
+    group (g · M + c) mod ⌈N / M⌉. For N = M^d that drops the oldest of d − 1 digits in base M, as
+    published; for every N the members of a group spread over the next groups, which stay equally full.
     """
 
     plans = False
 
-    def __init__(self, group_size: int) -> None:
+    def __init__(self, group_size: int, groups: int | None = None, first: int | None = None) -> None:
+        """``groups`` fixes their number, whatever N; ``first`` is the number of the first group."""
         self._group_size = group_size
-        self._first_place: int | None = None
-        self._recent: list[int] = []
+        self._groups = groups
+        self._group: int | None = None
+        self._next = first
 
     def place(self, me: PeerId, view: View) -> Place:
-        groups = -(-len(view.peers) // self._group_size)
-        if groups <= 1:
-            return Place("0")
-        # d − 1 digits in base M reach every group.
-        digits = 1
-        while self._group_size**digits < groups:
-            digits += 1
-        if self._first_place is None:
-            self._first_place = bisect_left(view.peers, me) % groups  # spread evenly to begin with
-        number = self._first_place
-        for index in self._recent[-digits:]:
-            number = number * self._group_size + index
-        return Place(str(number % self._group_size**digits % groups), groups)
+        groups = self._groups or max(1, -(-len(view.peers) // self._group_size))
+        if self._next is None:
+            self._next = bisect_left(view.peers, me)  # spread evenly to begin with
+        self._group = self._next % groups
+        return Place(str(self._group), groups)
 
     def averaged(self, group_id: bytes, roster: Sequence[PeerId], me: PeerId) -> None:
-        index = chunk_index(group_id, len(roster), list(roster).index(me), self._group_size)
-        self._recent = [*self._recent[-15:], index]
+        index = chunk_index(group_id, len(roster), roster.index(me), self._group_size)
+        self._next = (self._group or 0) * self._group_size + index
 
 
 class GridTopology:
@@ -170,9 +170,7 @@ class RandomTopology:
         groups = -(-len(view.peers) // self._group_size)
         if groups <= 1:
             return Place("0")
-        # Ranks by hash, not by a seeded shuffle: who knows of one peer more still agrees on the others.
-        mine = _draw(view.round, me)
-        position = sum(_draw(view.round, peer) < mine for peer in view.peers)
+        position = _drawn_positions(view.round, tuple(view.peers))[me]
         return Place(str(position * groups // len(view.peers)), groups)
 
     def averaged(self, group_id: bytes, roster: Sequence[PeerId], me: PeerId) -> None:
@@ -210,5 +208,8 @@ def rank(group_key: str, round_number: int, peer: PeerId) -> bytes:
     return hashlib.sha256(f"{group_key}\x00{round_number}\x00{peer}".encode()).digest()
 
 
-def _draw(round_number: int, peer: PeerId) -> bytes:
-    return rank("draw", round_number, peer)
+@lru_cache(maxsize=4)
+def _drawn_positions(round_number: int, peers: tuple[PeerId, ...]) -> dict[PeerId, int]:
+    """Order by hash, not by a seeded shuffle: who knows of one peer more still agrees on the others."""
+    order = sorted(peers, key=lambda peer: rank("draw", round_number, peer))
+    return {peer: position for position, peer in enumerate(order)}
