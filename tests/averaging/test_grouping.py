@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from moshgrid.averaging.fractions import part_counts, water_filling
-from moshgrid.averaging.patience import Patience
-from moshgrid.averaging.topology import MoshpitTopology, chunk_index, topology_by_name
+from moshgrid.averaging.patience import Patience, silence_after
+from moshgrid.averaging.topology import MoshpitTopology, View, chunk_index, topology_by_name
 
 
 def slowest(bandwidths, shares):
@@ -73,7 +73,7 @@ def converge(n, group_size, rounds, seed, drop=0.0):
         keys = {}
         for peer in peers:
             if rng.random() >= drop:
-                keys.setdefault(places[peer].group_key(peer, peers), []).append(peer)
+                keys.setdefault(places[peer].place(peer, View(t + 1, peers)).key, []).append(peer)
         for key, members in keys.items():
             rng.shuffle(members)
             for start in range(0, len(members), group_size):
@@ -112,8 +112,8 @@ def test_chunk_indices_are_distinct_and_agreed_upon():
 
 
 def test_topologies_have_names():
-    assert topology_by_name("single", 4).group_key("a", ["b"]) == "0"
-    with pytest.raises(KeyError, match="moshpit, single"):
+    assert topology_by_name("single", 4).place("a", View(1, ["a", "b"])).key == "0"
+    with pytest.raises(KeyError, match="moshpit, single, random, sliding"):
         topology_by_name("ring", 4)
 
 
@@ -129,3 +129,7 @@ def test_patience_is_fixed_until_it_has_learned_and_bounded_after():
     for _ in range(300):
         patience.observed(60.0)
     assert patience.seconds == 15.0
+
+
+def test_silence_follows_how_long_declarations_take():
+    assert [silence_after(delay) for delay in (None, 0.004, 0.2, 5.0)] == pytest.approx([0.1, 0.1, 0.3, 1.0])

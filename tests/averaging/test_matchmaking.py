@@ -130,10 +130,23 @@ def test_a_manifest_may_overtake_the_acceptance():
     assert machine.would_follow(B)
     machine.handle(SeekerSeen(A), 0.1)
     machine.handle(Told(A, Accepted("0", 1)), 0.2)
+    assert machine.leader == A
     assert machine.would_follow(A)
-    assert not machine.would_follow(B)
-    machine.began([A, C])
+    assert machine.would_follow(B)  # a group that has begun is worth more
+    assert not machine.would_follow(D)
+    assert machine.began([B, C]) == [Tell(A, Leave("0", 1))]
     assert not machine.would_follow(A)
+
+
+def test_a_leader_that_does_not_begin_is_not_waited_for_long():
+    machine = seek(C, patience=2.0, hard_limit=15.0)
+    machine.handle(SeekerSeen(A), 0.0)
+    machine.handle(Told(A, Accepted("0", 1)), 0.5)
+    assert machine.handle(DeadlinePassed(), 2.0) == []
+    assert machine.deadline == pytest.approx(3.5)
+    (left, end) = machine.handle(DeadlinePassed(), 3.5)
+    assert left == Tell(A, Leave("0", 1))
+    assert "did not begin" in end.reason
 
 
 def test_who_is_drawn_into_a_group_lets_its_own_followers_go():
@@ -168,6 +181,26 @@ def test_a_leader_that_does_not_answer_is_passed_over():
     machine.handle(SeekerSeen(A), 0.0)
     machine.handle(Told(C, join()), 0.1)
     assert machine.handle(DeadlinePassed(), 1.0) == [Formed(((B, OFFER), (C, OFFER)))]
+
+
+def test_an_acceptance_after_a_refusal_counts():
+    machine = seek(C)
+    machine.handle(SeekerSeen(A), 0.0)
+    machine.handle(SeekerSeen(B), 0.0)
+    machine.handle(Told(B, Accepted("0", 1)), 0.1)
+    machine.handle(Told(B, Disbanded("0", 1, A)), 0.1)  # asks A for the second time
+    machine.handle(Told(A, Refused("0", 1, "following another leader", "", ())), 0.2)
+    assert machine.would_follow(A)
+    assert machine.handle(Told(A, Accepted("0", 1)), 0.3) == []
+    assert machine.leader == A
+
+
+def test_nobody_is_waited_for_beyond_the_patience():
+    machine = seek(D, patience=1.0, hard_limit=15.0)
+    for peer in (A, B, C, *(f"low{i}" for i in range(40))):
+        machine.handle(SeekerSeen(peer), 0.0)
+    (end,) = machine.handle(DeadlinePassed(), 1.0)
+    assert isinstance(end, NoGroup)
 
 
 def test_peers_that_are_expected_get_time_to_declare_themselves():

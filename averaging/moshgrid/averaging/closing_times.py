@@ -5,6 +5,7 @@ from __future__ import annotations
 __all__ = ["ClosingTimes"]
 
 _OVERTAKEN_SECONDS = 0.5
+_LEADER_LATE_SECONDS = 1.0
 
 
 class ClosingTimes:
@@ -21,6 +22,8 @@ class ClosingTimes:
         self._silence = silence
         self._last_news = now
         self._undeclared_due = now + undeclared
+        self._patience = patience
+        self._latest = now + hard_limit
         self.patience_due: float | None = now + patience
         self.hard_due = now + hard_limit
         self.others_awaited = False
@@ -44,6 +47,10 @@ class ClosingTimes:
     def news(self, now: float) -> None:
         """Somebody came or was heard of."""
         self._last_news = now
+
+    def followed(self, now: float) -> None:
+        """A leader accepted: it has its own patience, and one that says nothing beyond it is gone."""
+        self.hard_due = min(self._latest, now + self._patience + _LEADER_LATE_SECONDS)
 
     def overtaken(self, now: float) -> None:
         """Another group sealed the round: who has not come by now hardly will."""

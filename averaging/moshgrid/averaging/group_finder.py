@@ -29,9 +29,9 @@ from moshgrid.averaging.messages import (
     Ready,
     Refused,
 )
-from moshgrid.averaging.patience import Patience
+from moshgrid.averaging.patience import Patience, silence_after
 from moshgrid.averaging.run_config import RunConfig
-from moshgrid.averaging.topology import LOBBY
+from moshgrid.averaging.topology import LOBBY, Place
 from moshgrid.averaging.wire import Frame, encode_frame
 from moshgrid.p2p.errors import MoshgridError, RemoteProtocolError
 from moshgrid.p2p.host import Host
@@ -62,22 +62,25 @@ class GroupFinder:
         self._reference = b""
         self._patience = Patience()
         self._matching: MatchDriver | None = None
+        self._place = Place("")
         self._early: dict[PeerId, Join] = {}
         self._forming: SignedManifest | None = None
         self._found = b""
         self._held: list[tuple[PeerId, Frame]] = []
 
     async def find(
-        self, group_key: str, number: int, weight: float, reference: bytes = b""
+        self, place: Place, number: int, weight: float, reference: bytes = b""
     ) -> SignedManifest | str:
-        """The manifest of a group under ``group_key`` for round ``number``, or why there is none.
+        """The manifest of a group at ``place`` for round ``number``, or why there is none.
 
         ``reference``: the digest of the state that this peer can subtract; empty for none.
         """
         began = self._host.clock.now()
+        group_key, self._place = place.key, place
         offer = Offer(weight, 0.0, self._config.schema.digest, self._config.layout, True, reference)
         self._reference = reference
-        self._attend(group_key)
+        for key in (group_key, *place.other_keys(_MAX_ATTENDED)):
+            self._membership.attend(key)
         machine = Matchmaking(
             self._host.peer_id,
             group_key,
@@ -88,6 +91,7 @@ class GroupFinder:
             began,
             patience=self._patience_for(group_key),
             undeclared=self._patience_for(group_key),
+            silence=silence_after(self._membership.declare_to_watch),
         )
         matching = self._matching = MatchDriver(machine, group_key, number, self._host.clock, self._tell)
         self._host.nursery.start_soon(self.declare, group_key, number)
@@ -159,28 +163,25 @@ class GroupFinder:
 
     # Steps ------------------------------------------------------------------------------------------
 
-    def _groups(self, number: int) -> int:
-        active = self._membership.active(number)
-        return -(-len(active) // self._config.group_size)
-
-    def _attend(self, group_key: str) -> None:
-        """Follows the key, and the others where they are few: who declares there is not awaited here."""
-        self._membership.attend(group_key)
-        groups = self._groups(self._membership.progress + 1)
-        if group_key != LOBBY and 1 < groups <= _MAX_ATTENDED:
-            for other in range(groups):
-                self._membership.attend(str(other))
-
     def _others_awaited(self, matching: MatchDriver) -> bool:
-        if matching.group_key == LOBBY:
+        """Whether somebody who took part lately may yet come under this key.
+
+        Where keys tell who belongs there, only those count; where all groups are followed, who is
+        declared in another is not awaited; else the group's size is estimated.
+        """
+        place = self._place
+        if place.key == LOBBY:
             return False
         active = self._membership.active(matching.round)
-        groups = self._groups(matching.round)
-        if groups <= _MAX_ATTENDED:
-            declared = self._membership.declared(matching.round)
-            return any(peer not in declared for peer in active if peer != self._host.peer_id)
-        here = len(self._membership.seekers(matching.group_key, matching.round)) + 1
-        return here < len(active) // groups
+        if place.expected is None and place.groups > _MAX_ATTENDED:
+            here = len(self._membership.seekers(matching.group_key, matching.round)) + 1
+            return here < len(active) // place.groups
+        declared = self._membership.declared(matching.round)
+        return any(
+            peer not in declared and (place.expected is None or peer in place.expected)
+            for peer in active
+            if peer != self._host.peer_id
+        )
 
     def _patience_for(self, group_key: str) -> float:
         if self._config.deadline is not None:

@@ -67,6 +67,7 @@ class Matchmaking:
         self._my_rank = rank(group_key, round_number, me)
         self._seekers: set[PeerId] = set()
         self._asked: set[PeerId] = set()
+        self._ever_asked: set[PeerId] = set()
         self._answered: set[PeerId] = set()
         self._passed_over: set[PeerId] = set()
         self._taken: set[PeerId] = set()
@@ -109,17 +110,20 @@ class Matchmaking:
     def would_follow(self, leader: PeerId) -> bool:
         """True when a manifest of ``leader`` is to be taken.
 
-        Its acceptance may still be under way: another member can be quicker to pass the manifest on.
+        Its acceptance may still be under way: another member can be quicker to pass the manifest on. So
+        it counts that this peer asked, not what it has heard since. A group that has begun is worth more
+        than a leader of lower rank that may yet begin: either way one of the two will miss this peer.
         """
-        if self.over or leader not in self._asked or leader in self._passed_over:
-            return False
-        return self.leader is None or self._rank(leader) <= self._rank(self.leader)
+        return not self.over and leader in self._ever_asked
 
     def began(self, roster: Sequence[PeerId]) -> list[MatchEffect]:
         """A leader began: this peer is in a group with ``roster``; its own followers must look on."""
         left = [peer for peer in self._followers if peer not in roster]
+        effects: list[MatchEffect] = [Tell(peer, Disbanded(self._key, self._round, "")) for peer in left]
+        if self.leader is not None and self.leader != roster[0]:
+            effects.append(Tell(self.leader, Leave(self._key, self._round)))
         self._close(roster)
-        return [Tell(peer, Disbanded(self._key, self._round, "")) for peer in left]
+        return effects
 
     def _close(self, roster: Sequence[PeerId]) -> None:
         self.over = True
@@ -142,7 +146,7 @@ class Matchmaking:
                 self._see(peer, now)
                 return self._joined(peer, message.offer, now)
             case Accepted():
-                return self._accepted(peer)
+                return self._accepted(peer, now)
             case Refused(try_instead=other, taken=taken):
                 self._answered.add(peer)
                 self._passed_over.add(peer)
@@ -178,9 +182,11 @@ class Matchmaking:
         self._times.news(now)
         return [Tell(peer, Accepted(self._key, self._round))]
 
-    def _accepted(self, peer: PeerId) -> list[MatchEffect]:
-        if peer not in self._asked or peer in self._passed_over:
+    def _accepted(self, peer: PeerId, now: float) -> list[MatchEffect]:
+        if peer not in self._ever_asked:
             return [Tell(peer, Leave(self._key, self._round))]
+        self._passed_over.discard(peer)  # it may have refused an earlier request
+        self._asked.add(peer)
         self._answered.add(peer)
         if self.leader is not None and self._rank(self.leader) <= self._rank(peer):
             return [Tell(peer, Leave(self._key, self._round))] if peer != self.leader else []
@@ -188,6 +194,7 @@ class Matchmaking:
         if self.leader is not None:
             effects.append(Tell(self.leader, Leave(self._key, self._round)))
         self.leader = peer
+        self._times.followed(now)
         effects += [Tell(f, Disbanded(self._key, self._round, peer)) for f in self._followers]
         self._followers.clear()
         return effects
@@ -197,15 +204,16 @@ class Matchmaking:
     def _advance(self, now: float) -> list[MatchEffect]:
         effects: list[MatchEffect] = []
         if self._times.patience_ends(now):
-            self._passed_over |= self._pending()
+            self._passed_over |= self._asked - self._answered
         if now >= self._times.hard_due:
             return effects + self._give_up()
-        if self.leader is None:
+        if self.leader is None and self._times.patience_due is not None:
             # A follower asks nobody new: its leader does, and would send it on. If it moved by itself
             # it might be missing from a group that its leader closes at the same moment.
             for peer in self._candidates():
                 if peer not in self._asked:
                     self._asked.add(peer)
+                    self._ever_asked.add(peer)
                     effects.append(Tell(peer, Join(self._key, self._round, self._offer)))
         if self.leader is None and not self._pending():
             effects += self._close_if_due(now)
@@ -246,6 +254,8 @@ class Matchmaking:
         return sorted(lower, key=self._rank)[:_ASK_AT_ONCE]
 
     def _pending(self) -> set[PeerId]:
+        if self._times.patience_due is None:
+            return set()
         return {peer for peer in self._candidates() if peer not in self._answered}
 
     def _overtaken(self, now: float) -> list[MatchEffect]:

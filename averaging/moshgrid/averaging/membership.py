@@ -1,7 +1,8 @@
 """What a peer knows of its run from the DHT: who takes part, how far it is, who seeks a group. Awaits.
 
-Three kinds of keys: members (kept alive by each peer), progress (put by the leader of each sealed
-round), and one key per group, where a peer declares the round for which it is or will be there.
+Four kinds of keys: members (kept alive by each peer), progress (put by the leader of each sealed
+round, with the grid plan it follows), plan (put by who draws a new one), and one key per group, where a
+peer declares the round for which it is or will be there.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ __all__ = ["Membership"]
 _MEMBER_TTL = 60.0
 _DECLARATION_TTL = 60.0
 _PROGRESS_TTL = 3600.0
+_PLAN_TTL = 600.0
 _RETRY_SECONDS = 2.0
 _RECENT_ROUNDS = 2
 _JOIN_SECONDS = 10.0
@@ -38,12 +40,14 @@ class Membership:
         nursery: trio.Nursery,
         seekers_changed: Callable[[str], None],
         progressed: Callable[[], None],
+        plan_seen: Callable[[Any, PeerId], None] = lambda value, author: None,
     ) -> None:
         self._dht = dht
         self._prefix = f"avg/{run_id}"
         self._nursery = nursery
         self._seekers_changed = seekers_changed
         self._progressed = progressed
+        self._plan_seen = plan_seen
         self._me = dht.host.peer_id
         self._members: dict[PeerId, int] = {}
         self._seekers: dict[str, dict[PeerId, int]] = {}
@@ -51,6 +55,8 @@ class Membership:
         self._declared: tuple[str, int, float] | None = None
         self._progress = 0
         self._kept: Any = None
+        self.declare_to_watch: float | None = None
+        """Seconds from this peer's last declaration to its arrival over the watch; None before any."""
 
     @property
     def peers(self) -> tuple[PeerId, ...]:
@@ -103,6 +109,7 @@ class Membership:
         await self._dht.joined(_JOIN_SECONDS)
         self._watch(self._key("members"), self._member_changed)
         self._watch(self._key("progress"), self._progress_changed)
+        self._watch(self._key("plan"), self._plan_changed)
         self._kept = self._dht.keep(self._key("members"), {}, ttl=_MEMBER_TTL)
         await self.refresh()
 
@@ -111,8 +118,9 @@ class Membership:
         try:
             for record in (await self._dht.get_all(self._key("members"))).values():
                 self._member_changed(record)
-            for record in (await self._dht.get_all(self._key("progress"))).values():
-                self._progress_changed(record)
+            for path in ("progress", "plan"):
+                for record in (await self._dht.get_all(self._key(path))).values():
+                    self._progress_changed(record)
         except MoshgridError as error:
             _log.warning("the run's records cannot be read yet: %s", error)
 
@@ -138,9 +146,14 @@ class Membership:
         """This peer sealed a round."""
         self._progress = max(self._progress, round_number)
 
-    async def publish_progress(self, round_number: int) -> None:
-        """Tells the run that a round was sealed; for the leader."""
-        await self._dht.put(self._key("progress"), {"round": round_number}, ttl=_PROGRESS_TTL)
+    async def publish_progress(self, round_number: int, plan: Any = None) -> None:
+        """Tells the run that a round was sealed, and under which plan; for the leader."""
+        value = {"round": round_number} if plan is None else {"round": round_number, "plan": plan}
+        await self._dht.put(self._key("progress"), value, ttl=_PROGRESS_TTL)
+
+    async def publish_plan(self, plan: Any) -> None:
+        """Tells the run of a grid plan."""
+        await self._dht.put(self._key("plan"), {"plan": plan}, ttl=_PLAN_TTL)
 
     async def leave(self) -> None:
         """Takes this peer's records back."""
@@ -180,8 +193,16 @@ class Membership:
         if (number := _round_in(record)) > self._progress:
             self._progress = number
             self._progressed()
+        self._plan_changed(record)
+
+    def _plan_changed(self, record: Record) -> None:
+        if not record.deleted and isinstance(record.value, dict) and "plan" in record.value:
+            self._plan_seen(record.value["plan"], record.author)
 
     def _seeker_changed(self, group_key: str, record: Record) -> None:
+        mine = self._declared
+        if record.author == self._me and mine is not None and mine[:2] == (group_key, _round_in(record)):
+            self.declare_to_watch = self._dht.host.clock.now() - mine[2]
         declared = self._seekers.setdefault(group_key, {})
         if record.deleted:
             declared.pop(record.author, None)

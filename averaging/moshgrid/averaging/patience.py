@@ -1,7 +1,8 @@
 """Patience: how long a group waits for members that are declared but have not come.
 
 Median + 5 × 1.4826 × MAD of the last arrival offsets, at least 1.1 × the median, within bounds; a fixed
-first value until there are samples.
+first value until there are samples. And silence: how long there must be no news before a group of all
+that are declared closes.
 """
 
 from __future__ import annotations
@@ -9,13 +10,15 @@ from __future__ import annotations
 from collections import deque
 from statistics import median
 
-__all__ = ["Patience"]
+__all__ = ["Patience", "silence_after"]
 
 _FIRST = 3.0
 _LEAST = 2.0
 _MOST = 15.0
 _SAMPLES = 256
 _ENOUGH = 8
+_LEAST_SILENCE = 0.1
+_MOST_SILENCE = 1.0
 
 
 class Patience:
@@ -36,3 +39,8 @@ class Patience:
         middle = median(self._offsets)
         spread = median(abs(offset - middle) for offset in self._offsets)
         return min(_MOST, max(_LEAST, 1.1 * middle, middle + 5 * 1.4826 * spread))
+
+
+def silence_after(declare_to_watch: float | None) -> float:
+    """Seconds without news after which nobody more is on the way: 1.5 × what a declaration takes."""
+    return min(_MOST_SILENCE, max(_LEAST_SILENCE, 1.5 * (declare_to_watch or 0.0)))

@@ -20,6 +20,7 @@ from moshgrid.averaging.links import Links
 from moshgrid.averaging.manifest import SignedManifest
 from moshgrid.averaging.membership import Membership
 from moshgrid.averaging.part_work import Offload, in_threads
+from moshgrid.averaging.plan_exchange import PlanExchange
 from moshgrid.averaging.reference import Difference, Reference
 from moshgrid.averaging.report import RoundReport, report_of
 from moshgrid.averaging.round_driver import RoundDriver
@@ -28,7 +29,7 @@ from moshgrid.averaging.run_config import RunConfig
 from moshgrid.averaging.state import Description, SealedState, StateSnapshot, plain_state
 from moshgrid.averaging.state_transfer import StateServer, fetch_state
 from moshgrid.averaging.suspicion import PaceBook
-from moshgrid.averaging.topology import LOBBY
+from moshgrid.averaging.topology import LOBBY, Place, View
 from moshgrid.averaging.wire import Frame
 from moshgrid.dht import DHTNode
 from moshgrid.p2p.errors import Closed, ConfigurationError, MoshgridError
@@ -67,7 +68,9 @@ class RunCore:
             host.nursery,
             seekers_changed=lambda key: self._finder.seekers_changed(key),
             progressed=lambda: self._finder.progressed(),
+            plan_seen=lambda value, author: self._plans.seen(value, author),
         )
+        self._plans = PlanExchange(host, self._membership, config.group_size)
         self._finder = GroupFinder(host, self._links, self._membership, self._run, config)
         self._book = PaceBook()
         self._stepping = trio.Lock()
@@ -159,9 +162,8 @@ class RunCore:
         lobby = False
         for _ in range(_ATTEMPTS):
             number = self._membership.progress + 1
-            topology = self._config.topology
-            group_key = LOBBY if lobby else topology.group_key(self._host.peer_id, self.peers)
-            signed = await self._finder.find(group_key, number, weight, shared.digest if shared else b"")
+            place = Place(LOBBY) if lobby else self._place(number)
+            signed = await self._finder.find(place, number, weight, shared.digest if shared else b"")
             if isinstance(signed, SignedManifest):
                 if difference is not None and signed.manifest.reference:
                     report = await self._take_part(signed, values, difference, began)
@@ -225,13 +227,20 @@ class RunCore:
             )  # fmt: skip
         if signed.leader == self._host.peer_id:
             self._host.nursery.start_soon(self._publish_progress, number)
-        next_key = self._config.topology.group_key(self._host.peer_id, self.peers)
+        if self._config.topology.plans:
+            self._host.nursery.start_soon(self._plans.publish_if_due, number + 1)
+        next_key = self._place(number + 1).key
         self._membership.attend(next_key)
         self._host.nursery.start_soon(self._finder.declare, next_key, number + 1)
 
+    def _place(self, number: int) -> Place:
+        plan = self._plans.in_force(number)
+        return self._config.topology.place(self._host.peer_id, View(number, tuple(sorted(self.peers)), plan))
+
     async def _publish_progress(self, number: int) -> None:
+        plan = self._plans.in_force(number)
         try:
-            await self._membership.publish_progress(number)
+            await self._membership.publish_progress(number, plan and plan.record.to_value())
         except MoshgridError as error:
             _log.warning("round %d could not be published: %s", number, error)
 
