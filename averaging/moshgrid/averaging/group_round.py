@@ -51,6 +51,11 @@ __all__ = ["GroupRound"]
 
 _ALIVE_EVERY = 0.1
 _LINGER = 5.0
+_END_WITHIN = 60.0
+_SLOWEST = 500_000.0
+"""Bytes per second; a round gives a member with such a link the time to send its values."""
+_STOOD_STILL = 5.0
+"""Seconds without a timer: this process was stopped, or its computer slept. The others went on."""
 
 
 class GroupRound:
@@ -66,8 +71,9 @@ class GroupRound:
         now: float,
         *,
         start_within: float = 3.0,
-        end_within: float = 60.0,
+        end_within: float | None = None,
     ) -> None:
+        """``end_within``: seconds until an undecided round is given up; None: by the bytes it moves."""
         members = signed.manifest.members
         n = len(members)
         self._signed = signed
@@ -81,8 +87,13 @@ class GroupRound:
             frozenset(i for i, member in enumerate(members) if member.role != "client"),
         )
         self._seal = Seal(me, n, signed.group_id, self._exchange, sign, verify)
-        size = sum(signed.part_bytes(part) for part in range(len(signed.parts)))
-        self._suspicion = Suspicion(book, signed.peers, me, [2 * size] * n, now)
+        owned = [0] * n
+        for part, span in enumerate(signed.parts):
+            owned[span.owner] += signed.part_bytes(part)
+        if end_within is None:
+            end_within = _END_WITHIN + sum(owned) / _SLOWEST
+        owed = [owned[i] + (owned[me] if member.weight > 0 else 0) for i, member in enumerate(members)]
+        self._suspicion = Suspicion(book, signed.peers, me, owed, now, end_within / 2)
         self._ready: set[int] = {me}
         self._gone: dict[int, str] = {}
         self._suspected: dict[int, str] = {}
@@ -121,6 +132,11 @@ class GroupRound:
         """Takes one event and returns what is to be done, in order."""
         if self.finished:
             return []
+        late = now - (self.deadline or now)
+        if late > _STOOD_STILL and not self.over:
+            return self._go_on(self._abort(f"this computer stood still for {late:.0f} s", now), now)
+        if late > 0:
+            self._suspicion.stood_still(late)
         effects: list[RoundEffect] = []
         match event:
             case Received(member, message):
@@ -129,10 +145,10 @@ class GroupRound:
             case Heard(member):
                 self._suspicion.heard(member, now)
             case PartArrived(member, part):
-                self._suspicion.heard(member, now)
+                self._suspicion.heard(member, now, self._signed.part_bytes(part))
                 effects += self._exchange.part_arrived(member, part)
             case ResultArrived(member, part, digest):
-                self._suspicion.heard(member, now)
+                self._suspicion.heard(member, now, self._signed.part_bytes(part))
                 effects += self._result_arrived(member, part, digest)
                 self._seal.result_arrived(now)
             case Reduced(part, digest, refused):
@@ -239,8 +255,8 @@ class GroupRound:
         """What follows from any change: attest, advance the seal, end the round."""
         effects += self._seal.advance(now) if not self.over else []
         effects += self._attest()
-        self._suspicion.waiting(self._waited_for(), now)
         if not self.over:
+            self._suspicion.waiting(self._exchange.waits_for_values, self._exchange.waits_for_results, now)
             if self._seal.committed:
                 self._end(now + _LINGER)
             elif (self._n - len(self._gone)) * 2 <= self._n:
@@ -271,8 +287,3 @@ class GroupRound:
 
     def _others(self) -> list[int]:
         return [m for m in range(self._n) if m != self._me and m not in self._gone and m in self._ready]
-
-    def _waited_for(self) -> frozenset[int]:
-        if self.over:
-            return frozenset()
-        return frozenset(m for m in range(self._n) if m != self._me and self._exchange.waits_for(m))

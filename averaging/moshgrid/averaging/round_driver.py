@@ -128,6 +128,7 @@ class RoundDriver:
         self.finished = trio.Event()
         """Set when nobody needs this driver any more."""
         self.result = RoundResult()
+        self.members = signed.peers
 
     @property
     def lost(self) -> dict[int, str]:

@@ -17,6 +17,8 @@ from moshgrid.averaging.group_finder import GroupFinder
 from moshgrid.averaging.links import Links
 from moshgrid.averaging.manifest import SignedManifest
 from moshgrid.averaging.membership import Membership
+from moshgrid.averaging.messages import Decline
+from moshgrid.averaging.past_rounds import PastRounds
 from moshgrid.averaging.reduction import Vector
 from moshgrid.averaging.report import RoundReport, report_of
 from moshgrid.averaging.round_driver import Offload, RoundDriver, RoundResult, check_finite, in_threads
@@ -25,7 +27,7 @@ from moshgrid.averaging.state import Description, SealedState, StateSnapshot
 from moshgrid.averaging.state_transfer import StateServer, fetch_state
 from moshgrid.averaging.suspicion import PaceBook
 from moshgrid.averaging.topology import LOBBY
-from moshgrid.averaging.wire import Frame
+from moshgrid.averaging.wire import Frame, encode_frame
 from moshgrid.compression import get_codec
 from moshgrid.dht import DHTNode
 from moshgrid.p2p.errors import Closed, ConfigurationError, MoshgridError
@@ -34,12 +36,11 @@ from moshgrid.p2p.identity import PeerId
 
 __all__ = ["RunCore", "run_digest"]
 
-_MAX_EARLY = 64
 _MAX_ROUNDS_KEPT = 4
 _ATTEMPTS = 5
 _STATE_ATTEMPTS = 4
 _STATE_RETRY_SECONDS = 0.5
-_LOBBY_SECONDS = 1.0
+_NEWS_SECONDS = 1.0
 
 _log = logging.getLogger("moshgrid.averaging")
 
@@ -71,6 +72,7 @@ class RunCore:
         self._book = PaceBook()
         self._stepping = trio.Lock()
         self._rounds: dict[bytes, RoundDriver] = {}
+        self._past = PastRounds()
         self._sealed: SealedState | None = None
         self._closed = False
 
@@ -164,6 +166,11 @@ class RunCore:
                     continue  # others went on without this peer: on to the round where they are
             if lobby:
                 break
+            if report is not None:  # its group went on without it, or fell apart: where is the run now?
+                with trio.move_on_after(_NEWS_SECONDS):
+                    await self._membership.refresh()
+                if self._membership.progress >= number:
+                    continue
             lobby = True
         reason = "; then: ".join(dict.fromkeys(reasons))
         self._host.events.emit("no_group", round=number, reason=reason)
@@ -217,10 +224,20 @@ class RunCore:
         if not frame.group:
             self._membership.seen(peer)
             self._finder.match_frame(peer, frame.message)
-        elif (driver := self._rounds.get(frame.group)) is not None:
+        elif (driver := self._rounds.get(frame.group)) is not None and not driver.finished.is_set():
             driver.arrived(peer, frame)
+        elif driver is not None or frame.group in self._past:
+            self._forget_finished()
+            self._too_late(peer, frame)
         else:
             self._finder.group_frame(peer, frame)
+
+    def _too_late(self, peer: PeerId, frame: Frame) -> None:
+        """A message of a round that is over here is used by nobody; its sender need not wait for more."""
+        if self._past.is_to_be_told(frame.group, peer, frame.message):
+            self._host.events.emit("late_message", sender=peer, group=frame.group.hex())
+            over = Decline("that round is over here")
+            self._links.send(peer, encode_frame(self._run, frame.group, over))
 
     def bytes_arrived(self, peer: PeerId) -> None:
         """Something came from a peer."""
@@ -240,8 +257,13 @@ class RunCore:
         for peer, frame in self._finder.held_frames():
             driver.arrived(peer, frame)
         driver.emit("manifest", members=list(signed.peers), leader=signed.leader)
-        for old in [key for key, one in self._rounds.items() if one.finished.is_set()]:
-            del self._rounds[old]
+        self._forget_finished()
         while len(self._rounds) > _MAX_ROUNDS_KEPT:
             del self._rounds[next(iter(self._rounds))]
         return driver
+
+    def _forget_finished(self) -> None:
+        for group_id, driver in list(self._rounds.items()):
+            if driver.finished.is_set():
+                self._past.add(group_id, driver.members)
+                del self._rounds[group_id]
