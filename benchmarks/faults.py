@@ -155,7 +155,7 @@ def kill(peers, relay, undisturbed, arguments):
     """Two peers are gone for good."""
     victims, survivors = peers[1:3], peers[:1] + peers[3:]
     seconds, told = run_round(peers, survivors, undisturbed / 2, lambda: [v.signal(9) for v in victims])
-    after, again = run_round(survivors)
+    _, again = run_round(survivors)
     return outcome(survivors, told, seconds) | next_round(survivors, again)
 
 

@@ -13,6 +13,7 @@ from moshgrid.averaging.effects import (
     Commit,
     Emit,
     Finish,
+    Heard,
     MemberLost,
     PartArrived,
     Received,
@@ -185,6 +186,8 @@ class SimulatedGroup:
                 target.inputs[event.member, event.part] = payload
             elif isinstance(event, ResultArrived):
                 target.results[event.part, event.digest] = payload
+            if payload is not None:
+                self._event(to, Heard(member, self.signed.part_bytes(event.part)))
             self._event(to, event)
 
         self.sim.send(member, to, event, deliver)

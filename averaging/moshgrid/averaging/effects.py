@@ -45,9 +45,10 @@ class Received:
 
 @dataclass(frozen=True, slots=True)
 class Heard:
-    """Some bytes came from a member, whatever they belong to."""
+    """Some bytes came from a member, whatever they belong to, and ``size`` in all since the last time."""
 
     member: int
+    size: int = 0
 
 
 @dataclass(frozen=True, slots=True)

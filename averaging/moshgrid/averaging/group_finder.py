@@ -71,7 +71,7 @@ class GroupFinder:
     async def find(self, group_key: str, number: int, weight: float) -> SignedManifest | str:
         """The manifest of a group under ``group_key`` for round ``number``, or why there is none."""
         began = self._host.clock.now()
-        offer = Offer(weight, 0.0, self._config.schema.digest, self._config.codec, True)
+        offer = Offer(weight, self._links.bandwidth, self._config.schema.digest, self._config.codec, True)
         self._attend(group_key)
         machine = Matchmaking(
             self._host.peer_id,

@@ -55,7 +55,7 @@ _END_WITHIN = 60.0
 _SLOWEST = 500_000.0
 """Bytes per second; a round gives a member with such a link the time to send its values."""
 _STOOD_STILL = 5.0
-"""Seconds without a timer: this process was stopped, or its computer slept. The others went on."""
+"""Seconds that this process was stopped, at most, before it takes the others to have gone on."""
 
 
 class GroupRound:
@@ -133,8 +133,8 @@ class GroupRound:
         if self.finished:
             return []
         late = now - (self.deadline or now)
-        if late > _STOOD_STILL and not self.over:
-            return self._go_on(self._abort(f"this computer stood still for {late:.0f} s", now), now)
+        if late > min(_STOOD_STILL, self._suspicion.most_patient) and not self.over:
+            return self._go_on(self._abort(f"this peer stood still for {late:.1f} s", now), now)
         if late > 0:
             self._suspicion.stood_still(late)
         effects: list[RoundEffect] = []
@@ -142,13 +142,13 @@ class GroupRound:
             case Received(member, message):
                 self._suspicion.heard(member, now)
                 effects += self._receive(member, message, now)
-            case Heard(member):
-                self._suspicion.heard(member, now)
+            case Heard(member, size):
+                self._suspicion.heard(member, now, size)
             case PartArrived(member, part):
-                self._suspicion.heard(member, now, self._signed.part_bytes(part))
+                self._suspicion.heard(member, now)
                 effects += self._exchange.part_arrived(member, part)
             case ResultArrived(member, part, digest):
-                self._suspicion.heard(member, now, self._signed.part_bytes(part))
+                self._suspicion.heard(member, now)
                 effects += self._result_arrived(member, part, digest)
                 self._seal.result_arrived(now)
             case Reduced(part, digest, refused):

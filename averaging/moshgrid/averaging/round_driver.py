@@ -114,7 +114,7 @@ class RoundDriver:
     ) -> None:
         self._host = host
         self._links = links
-        self._signed = signed
+        self.signed = signed
         self._vector = vector
         self._offload = offload
         self._me = signed.peers.index(host.peer_id)
@@ -128,7 +128,6 @@ class RoundDriver:
         self.finished = trio.Event()
         """Set when nobody needs this driver any more."""
         self.result = RoundResult()
-        self.members = signed.peers
 
     @property
     def lost(self) -> dict[int, str]:
@@ -150,10 +149,10 @@ class RoundDriver:
         if event is not None:
             self._put(event)
 
-    def heard(self, peer: str) -> None:
-        """Bytes came from a peer, of whatever."""
+    def heard(self, peer: str, count: int) -> None:
+        """``count`` bytes came from a peer, of whatever."""
         if (member := self._index.get(peer)) is not None:  # type: ignore[call-overload]
-            self._put(Heard(member))
+            self._put(Heard(member, count))
 
     def lost_link(self, peer: str, reason: str) -> None:
         """The link to a peer ended."""
@@ -170,9 +169,9 @@ class RoundDriver:
     def _event_of(self, member: int, frame: Frame) -> RoundEvent | None:
         message, payload = frame.message, frame.payload
         match message:
-            case PartData(part) | ResultData(part) if not 0 <= part < len(self._signed.parts):
+            case PartData(part) | ResultData(part) if not 0 <= part < len(self.signed.parts):
                 return MemberLost(member, f"named a part {part} that does not exist")
-            case PartData(part) | ResultData(part) if len(payload) != self._signed.part_bytes(part):
+            case PartData(part) | ResultData(part) if len(payload) != self.signed.part_bytes(part):
                 return MemberLost(member, f"sent {len(payload)} bytes for part {part}")
             case PartData(part):
                 if (member, part) in self._inputs:
@@ -181,7 +180,7 @@ class RoundDriver:
                 self.result.bytes_received += len(payload)
                 return PartArrived(member, part)
             case ResultData(part, contributors, digest):
-                if not 0 < contributors < 1 << len(self._signed.peers):
+                if not 0 < contributors < 1 << len(self.signed.peers):
                     return MemberLost(member, f"named contributors that do not exist for part {part}")
                 if result_digest(part, contributors, payload) != digest:
                     return MemberLost(member, f"sent a result of part {part} that does not fit its digest")
@@ -193,10 +192,8 @@ class RoundDriver:
                     self._results[part, digest] = (contributors, bytes(payload))
                 return ResultArrived(member, part, digest)
             case Ready(manifest, signature):
-                peer = self._signed.peers[member]
-                if manifest != self._signed.raw or not is_countersigned(
-                    peer, self._signed.group_id, signature
-                ):
+                peer = self.signed.peers[member]
+                if manifest != self.signed.raw or not is_countersigned(peer, self.signed.group_id, signature):
                     return MemberLost(member, "countersigned wrongly")
                 return Received(member, message)
             case _ if isinstance(message, GroupMessage):
@@ -204,7 +201,7 @@ class RoundDriver:
         return None
 
     def _verify(self, member: int, signature: bytes, message: bytes) -> bool:
-        return verify(public_key_of(self._signed.peers[member]), signature, message)
+        return verify(public_key_of(self.signed.peers[member]), signature, message)
 
     # The loop ---------------------------------------------------------------------------------------
 
@@ -212,7 +209,7 @@ class RoundDriver:
         clock = self._host.clock
         try:
             async with trio.open_nursery() as nursery:
-                signature = countersign(self._host.identity, self._signed.group_id)
+                signature = countersign(self._host.identity, self.signed.group_id)
                 await self._perform(self._machine.start(signature, clock.now()), nursery)
                 while not self._machine.finished:
                     event: RoundEvent = DeadlinePassed()
@@ -222,7 +219,7 @@ class RoundDriver:
                     await self._perform(self._machine.handle(event, clock.now()), nursery)
                 nursery.cancel_scope.cancel()
         except Exception:  # the root of this round's task: a bug here must not take the node down
-            _log.exception("round %d failed", self._signed.manifest.round)
+            _log.exception("round %d failed", self.signed.manifest.round)
             self.result.reason = "internal error; the log has the details"
         finally:
             if not self._over.is_set():
@@ -256,16 +253,16 @@ class RoundDriver:
 
     def emit(self, event: str, **fields: Any) -> None:
         """Writes to the event log, with the round and the group."""
-        manifest = self._signed.manifest
-        self._host.events.emit(event, round=manifest.round, group=self._signed.group_id.hex(), **fields)
+        manifest = self.signed.manifest
+        self._host.events.emit(event, round=manifest.round, group=self.signed.group_id.hex(), **fields)
 
     def _send(self, member: int, message: GroupMessage, payload: bytes = b"") -> None:
-        header = encode_frame(self._signed.manifest.run, self._signed.group_id, message)
+        header = encode_frame(self.signed.manifest.run, self.signed.group_id, message)
         self.result.bytes_sent += len(payload)
-        self._links.send(self._signed.peers[member], header, payload)
+        self._links.send(self.signed.peers[member], header, payload)
 
     async def _send_part(self, member: int, part: int) -> None:
-        data, saturated = await self._offload(encode_part, self._signed, self._vector, part)
+        data, saturated = await self._offload(encode_part, self.signed, self._vector, part)
         self.result.saturated += saturated
         self._send(member, PartData(part), data)
 
@@ -273,7 +270,7 @@ class RoundDriver:
         inputs = {
             member: None if member == self._me else self._inputs[member, part] for member in contributors
         }
-        average = await self._offload(average_part, self._signed, part, inputs, self._vector)
+        average = await self._offload(average_part, self.signed, part, inputs, self._vector)
         if average is None:
             for member in contributors:
                 self._put(MemberLost(member, "sent values that cannot be used"))
@@ -290,7 +287,7 @@ class RoundDriver:
         self.result.value = value
         self.result.results = [self._results[part, digest] for part, digest in enumerate(value)]
         self.result.vector, self.result.digest = await self._offload(
-            decode_results, self._signed, [data for _, data in self.result.results]
+            decode_results, self.signed, [data for _, data in self.result.results]
         )
         self.result.committed = True
         self._over.set()

@@ -239,10 +239,10 @@ class RunCore:
             over = Decline("that round is over here")
             self._links.send(peer, encode_frame(self._run, frame.group, over))
 
-    def bytes_arrived(self, peer: PeerId) -> None:
-        """Something came from a peer."""
+    def bytes_arrived(self, peer: PeerId, count: int) -> None:
+        """``count`` bytes came from a peer."""
         for driver in self._rounds.values():
-            driver.heard(peer)
+            driver.heard(peer, count)
 
     def link_lost(self, peer: PeerId, reason: str) -> None:
         """A link ended: whatever waits for that peer is told."""
@@ -265,5 +265,5 @@ class RunCore:
     def _forget_finished(self) -> None:
         for group_id, driver in list(self._rounds.items()):
             if driver.finished.is_set():
-                self._past.add(group_id, driver.members)
+                self._past.add(group_id, driver.signed.peers)
                 del self._rounds[group_id]

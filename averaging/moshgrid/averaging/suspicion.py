@@ -107,7 +107,7 @@ class Suspicion:
         self._reducers: dict[int, _Wait] = {}
 
     def heard(self, member: int, now: float, size: int = 0) -> None:
-        """Bytes came from ``member``; ``size`` of them are a part or a result."""
+        """``size`` bytes came from ``member``, or at least something."""
         if member in self._heard:
             self._largest[member] = max(self._largest[member], now - self._heard[member])
             self._heard[member] = now
@@ -146,6 +146,11 @@ class Suspicion:
                 wait = self._senders.get(member) or self._reducers[member]
                 found.append((member, f"too slow: not done after {now - wait.since:.1f} s"))
         return found
+
+    @property
+    def most_patient(self) -> float:
+        """The longest silence that this peer would put up with from anybody."""
+        return max(self._silence.values())
 
     @property
     def deadline(self) -> float | None:
