@@ -11,7 +11,8 @@ import threading
 import time
 from pathlib import Path
 
-_CHUNK = 1 << 16
+_CHUNK = 1 << 14
+_BUFFER = 1 << 16  # a relay that holds megabytes back would be a link with seconds of delay
 
 
 class Bucket:
@@ -38,7 +39,10 @@ class Relay:
 
     def __init__(self, peers, owners):
         self._owners = owners
-        self._listeners = [socket.create_server(("127.0.0.1", 0), backlog=64) for _ in range(peers)]
+        self._listeners = [_small(socket.socket()) for _ in range(peers)]
+        for listener in self._listeners:
+            listener.bind(("127.0.0.1", 0))
+            listener.listen(64)
         self.ports = [listener.getsockname()[1] for listener in self._listeners]
         self.targets = [_free_port() for _ in range(peers)]
         self._up = [Bucket() for _ in range(peers)]
@@ -89,7 +93,8 @@ class Relay:
         try:
             if refused:
                 raise OSError("severed")
-            outbound = socket.create_connection(("127.0.0.1", self.targets[peer]))
+            outbound = _small(socket.socket())
+            outbound.connect(("127.0.0.1", self.targets[peer]))
         except OSError:
             inbound.close()
             return
@@ -119,6 +124,12 @@ class Relay:
                             if os.readlink(entry.path) in inodes:
                                 return peer
         return None
+
+
+def _small(end):
+    end.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _BUFFER)
+    end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _BUFFER)
+    return end
 
 
 def _pump(source, sink, buckets):

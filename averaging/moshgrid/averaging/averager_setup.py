@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from moshgrid.averaging.manifest import MAX_MEMBERS
+from moshgrid.averaging.reducers import get_reducer
 from moshgrid.averaging.run_config import RunConfig
 from moshgrid.averaging.run_core import RunCore
 from moshgrid.averaging.schema import Schema
@@ -39,16 +40,17 @@ def run_config(
         raise ConfigurationError(
             f"min_group_size must be 2 to group_size ({group_size}), not {min_group_size!r}"
         )
-    if reducer != "mean":
-        raise ConfigurationError(f"there is no reducer {reducer!r}; there is: mean")
     if deadline is not None and not 0 < deadline <= 15:
         raise ConfigurationError(f"deadline must be more than 0 and at most 15 s, not {deadline!r}")
     try:
         get_codec(compression)
+        get_reducer(reducer)
         grouping = topology_by_name(topology, group_size)
     except KeyError as error:
         raise ConfigurationError(error.args[0]) from None
-    return RunConfig(run_id, Schema.of(like), grouping, group_size, min_group_size, compression, deadline)
+    return RunConfig(
+        run_id, Schema.of(like), grouping, group_size, min_group_size, compression, reducer, deadline
+    )
 
 
 def run_named_by(link: str | Link, run_id: str | None) -> str:

@@ -71,7 +71,8 @@ class GroupFinder:
     async def find(self, group_key: str, number: int, weight: float) -> SignedManifest | str:
         """The manifest of a group under ``group_key`` for round ``number``, or why there is none."""
         began = self._host.clock.now()
-        offer = Offer(weight, self._links.bandwidth, self._config.schema.digest, self._config.codec, True)
+        config = self._config
+        offer = Offer(weight, self._links.bandwidth, config.schema.digest, config.codec, True, config.reducer)
         self._attend(group_key)
         machine = Matchmaking(
             self._host.peer_id,
@@ -191,6 +192,7 @@ class GroupFinder:
             formed.members,
             self._config.schema,
             self._codec,
+            self._config.reducer,
             self._host.rng,
         )
         signed = sign_manifest(self._host.identity, manifest)
@@ -229,6 +231,8 @@ class GroupFinder:
             raise RemoteProtocolError(sender, "sent a manifest for other tensors")
         if manifest.codec != self._config.codec or manifest.dtype != self._dtype.name or manifest.reference:
             raise RemoteProtocolError(sender, "sent a manifest with another codec or reference")
+        if manifest.reducer != self._config.reducer:
+            raise RemoteProtocolError(sender, f"sent a manifest with the reducer {manifest.reducer}")
         if len(signed.peers) > self._config.group_size:
             raise RemoteProtocolError(sender, f"sent a manifest of {len(signed.peers)} members")
 

@@ -274,6 +274,7 @@ class GroupRound:
         # Told to all, so that who still waits for this member need not find out by waiting. Its
         # results may still be fetched by others.
         self._end(now + _LINGER)
+        self._seal.give_up()
         return [Abort(reason), *(Send(member, Decline(reason)) for member in self._others())]
 
     def _end(self, until: float) -> None:

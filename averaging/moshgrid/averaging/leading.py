@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 
-from moshgrid.averaging.fractions import water_filling
+from moshgrid.averaging.fractions import fair_fractions
 from moshgrid.averaging.manifest import MAX_PART_BYTES, Manifest, Member
 from moshgrid.averaging.messages import Offer
 from moshgrid.averaging.schema import Schema
@@ -22,6 +22,7 @@ def compose_manifest(
     members: Sequence[tuple[PeerId, Offer]],
     schema: Schema,
     codec: Codec,
+    reducer: str,
     rng: random.Random,
 ) -> Manifest:
     """The manifest for ``members``, leader first; the others are shuffled, so that turns are fair.
@@ -32,9 +33,7 @@ def compose_manifest(
     leader, *others = members
     rng.shuffle(others)
     roster = [leader, *others]
-    known = sorted(offer.bandwidth for _, offer in roster if offer.bandwidth > 0)
-    usual = known[len(known) // 2] if known else 1.0
-    fractions = water_filling([(offer.bandwidth or usual) if offer.reduces else 0.0 for _, offer in roster])
+    fractions = fair_fractions([offer.bandwidth if offer.reduces else None for _, offer in roster])
     dtype = schema.wire_dtype(codec.dtypes)
     largest = MAX_PART_BYTES
     while codec.encoded_bytes(largest, dtype) > MAX_PART_BYTES:
@@ -54,4 +53,5 @@ def compose_manifest(
         schema=schema.digest,
         reference=b"",
         nonce=rng.randbytes(16),
+        reducer=reducer,
     )

@@ -16,6 +16,7 @@ from blake3 import blake3
 
 from moshgrid.averaging.fractions import part_counts
 from moshgrid.averaging.messages import MAX_WEIGHT
+from moshgrid.averaging.reducers import Reducer, get_reducer
 from moshgrid.compression import Codec, get_codec
 from moshgrid.p2p.decoding import decode
 from moshgrid.p2p.envelope import open_envelope, seal
@@ -63,6 +64,9 @@ class Manifest(msgspec.Struct, frozen=True):
     """Digest of the reference state that is subtracted before encoding; empty for none."""
     nonce: bytes
     """16 random bytes: no two rounds share a group id."""
+    reducer: str = "mean"
+    replaces: bytes = b""
+    """Group id of the leader's last manifest for this round and group key, which fell apart; or empty."""
 
 
 _decoder = msgspec.msgpack.Decoder(Manifest)
@@ -91,6 +95,7 @@ class SignedManifest:
         self.group_id = blake3(payload).digest()
         self.peers: tuple[PeerId, ...] = tuple(PeerId(member.peer) for member in manifest.members)
         self.codec: Codec = get_codec(manifest.codec)
+        self.reducer: Reducer = get_reducer(manifest.reducer)
         self.dtype: np.dtype[Any] = np.dtype(manifest.dtype)
         self.parts = _assign_parts(manifest)
 
@@ -159,6 +164,8 @@ def _check(manifest: Manifest, author: PeerId) -> None:
     if not 1 <= manifest.elements <= MAX_ELEMENTS or not 1 <= manifest.part_elements <= manifest.elements:
         raise ValueError("the sizes make no sense")
     if len(manifest.run) != 16 or len(manifest.schema) != 32 or len(manifest.nonce) != 16:
+        raise ValueError("an id has the wrong length")
+    if len(manifest.replaces) not in (0, 32):
         raise ValueError("an id has the wrong length")
     if len(manifest.reference) not in (0, 32) or len(manifest.group_key) > 128 or manifest.round < 1:
         raise ValueError("a field is out of range")

@@ -58,6 +58,7 @@ class Offer(msgspec.Struct, frozen=True, array_like=True):
     schema: bytes
     codec: str
     reduces: bool
+    reducer: str = "mean"
 
     @property
     def is_sound(self) -> bool:

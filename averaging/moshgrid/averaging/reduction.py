@@ -1,7 +1,6 @@
 """The arithmetic of a round: encode own parts, average what members sent, hash, decode. No awaits.
 
-Runs in worker threads. Sums are taken in roster order, in float32 (float64 for float64 data), with
-weights scaled to sum to 1 first so that large finite values cannot overflow.
+Runs in worker threads, in float32 (float64 for float64 data). How values are combined is the reducer's.
 """
 
 from __future__ import annotations
@@ -53,7 +52,7 @@ def average_part(
     inputs: Mapping[int, bytes | memoryview | None],
     own: Vector,
 ) -> Average | None:
-    """The weighted mean of the members in ``inputs`` (None stands for ``own`` values, not encoded).
+    """What the round's reducer makes of ``inputs`` (None stands for ``own`` values, not encoded).
 
     None when nobody's values could be used. Values that do not decode or are not finite are refused.
     """
@@ -76,22 +75,17 @@ def average_part(
             refused[member] = "sent values that are not finite"
             continue
         usable[member] = values
-    total = sum(members[member].weight for member in usable)
-    if total <= 0:
+    if not usable:
         return None
-    mean = np.zeros(span.elements, signed.dtype)
-    scratch = np.empty_like(mean)
-    for member, values in usable.items():
-        np.multiply(values, signed.dtype.type(members[member].weight / total), out=scratch)
-        mean += scratch
+    mean = signed.reducer.reduce(list(usable.values()), [members[member].weight for member in usable])
     data = signed.codec.encode(mean).data
-    np.subtract(signed.codec.decode(data, span.elements, signed.dtype), mean, out=scratch)
+    error = signed.codec.decode(data, span.elements, signed.dtype) - mean
     bitmap = sum(1 << member for member in usable)
     return Average(
         data,
         bitmap,
         result_digest(part, bitmap, data),
-        _squared(scratch),
+        _squared(error),
         _squared(mean),
         refused,
     )

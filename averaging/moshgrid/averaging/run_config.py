@@ -20,5 +20,6 @@ class RunConfig:
     group_size: int
     min_group_size: int
     codec: str
+    reducer: str = "mean"
     deadline: float | None = None
     """Seconds that a step may look for a group in all; None adapts."""

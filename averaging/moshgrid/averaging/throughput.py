@@ -7,6 +7,8 @@ reached again.
 
 from __future__ import annotations
 
+import math
+
 __all__ = ["Throughput"]
 
 _WINDOW = 0.5
@@ -51,5 +53,9 @@ class Throughput:
 
     @property
     def bandwidth(self) -> float:
-        """Bytes per second in the weaker direction; 0 while too little was moved to tell."""
-        return min(self._sent.best, self._received.best)
+        """Bytes per second in the weaker direction; 0 while too little was moved to tell.
+
+        A power of two: differences within noise are not worth an uneven division of the work.
+        """
+        weaker = min(self._sent.best, self._received.best)
+        return 2.0 ** round(math.log2(weaker)) if weaker > 0 else 0.0
