@@ -11,8 +11,8 @@ import threading
 import time
 from pathlib import Path
 
-_CHUNK = 1 << 14
-_BUFFER = 1 << 16  # a relay that holds megabytes back would be a link with seconds of delay
+_CHUNK = 1 << 13
+_BUFFER = 1 << 14  # a relay that holds megabytes back would be a link with seconds of delay
 
 
 class Bucket:

@@ -36,6 +36,24 @@ def test_a_larger_gap_is_learned_at_once_and_forgotten_slowly():
     assert book.silence_limit("slow") == 8.0
     book.observed_gap("slow", 0.1)
     assert book.silence_limit("slow") == pytest.approx(7.2)
+    book.observed_gap("slow", 60.0)
+    assert book.silence_limit("slow") == 10.0
+
+
+def test_the_gap_of_who_was_suspected_wrongly_counts_too():
+    book = PaceBook()
+    for _ in range(200):
+        book.observed_gap("quick", 0.1)
+        book.observed_gap("slow", 0.1)
+    machine = watch(book)
+    machine.heard(1, 1.0)
+    machine.heard(2, 1.0)
+    machine.forget(1)
+    machine.forget(2)
+    machine.heard(1, 2.5)
+    machine.close()
+    assert book.silence_limit("quick") == 6.0
+    assert book.silence_limit("slow") == pytest.approx(0.4)  # nothing was learned of it
 
 
 NOBODY = frozenset()

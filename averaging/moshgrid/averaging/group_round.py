@@ -99,7 +99,7 @@ class GroupRound:
         self._suspected: dict[int, str] = {}
         self._sealed: set[int] = set()
         self._attestation = Attestation(signed.group_id, sign, verify)
-        self._start_due: float | None = now + start_within
+        self._start_due: float | None = now + max(start_within, self._suspicion.most_patient)
         self._end_due = now + end_within
         self._alive_due = now + _ALIVE_EVERY
         self.over = False

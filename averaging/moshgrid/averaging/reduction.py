@@ -79,13 +79,13 @@ def average_part(
         return None
     mean = signed.reducer.reduce(list(usable.values()), [members[member].weight for member in usable])
     data = signed.codec.encode(mean).data
-    error = signed.codec.decode(data, span.elements, signed.dtype) - mean
+    added = signed.codec.decode(data, span.elements, signed.dtype) - mean
     bitmap = sum(1 << member for member in usable)
     return Average(
         data,
         bitmap,
         result_digest(part, bitmap, data),
-        _squared(error),
+        _squared(added),
         _squared(mean),
         refused,
     )

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import trio
@@ -19,6 +20,7 @@ from moshgrid.averaging.manifest import SignedManifest
 from moshgrid.averaging.membership import Membership
 from moshgrid.averaging.messages import Decline
 from moshgrid.averaging.past_rounds import PastRounds
+from moshgrid.averaging.pending_step import Averaged
 from moshgrid.averaging.reduction import Vector
 from moshgrid.averaging.report import RoundReport, report_of
 from moshgrid.averaging.round_driver import Offload, RoundDriver, RoundResult, check_finite, in_threads
@@ -43,6 +45,13 @@ _STATE_RETRY_SECONDS = 0.5
 _NEWS_SECONDS = 1.0
 
 _log = logging.getLogger("moshgrid.averaging")
+
+Apply = Callable[[Vector], Awaitable[None]]
+"""What is done with an average as soon as it is sealed."""
+
+
+async def _keep(_: Vector) -> None:
+    """Leaves it to the caller."""
 
 
 def run_digest(network: str, run_id: str) -> bytes:
@@ -128,19 +137,34 @@ class RunCore:
 
     async def step(self, arrays: Sequence[Any], weight: float, rounds: int) -> RoundReport:
         """Averages ``arrays`` in place, ``rounds`` times in different groups; reports on the last."""
+        self._config.schema.check(arrays)
+        report, _ = await self._average(arrays, weight, rounds, partial(self._write, arrays))
+        return report
+
+    async def average(self, arrays: Sequence[Any], weight: float, rounds: int) -> Averaged:
+        """As ``step``, but leaves ``arrays`` alone and returns the last average beside the report."""
+        self._config.schema.check(arrays)
+        return await self._average(arrays, weight, rounds, _keep)
+
+    async def _write(self, arrays: Sequence[Any], vector: Vector) -> None:
+        await self._offload(self._config.schema.scatter, vector, arrays)
+
+    async def _average(self, arrays: Sequence[Any], weight: float, rounds: int, apply: Apply) -> Averaged:
         async with self._stepping:
-            views = self._config.schema.check(arrays)
+            vector = await self._offload(self._config.schema.flatten, arrays, self._dtype)
+            average: Vector | None = None
             report: RoundReport | None = None
             for _ in range(rounds):
                 if self._closed:
                     raise Closed("the averager was closed")
-                one = await self._one_round(views, weight)
+                one, new = await self._one_round(vector, weight, apply)
+                if new is not None:
+                    vector = average = new
                 report = one if report is None else report.followed_by(one)
             assert report is not None
-            return report
+            return report, average
 
-    async def _one_round(self, views: Sequence[Any], weight: float) -> RoundReport:
-        vector = await self._offload(self._config.schema.flatten, views, self._dtype)
+    async def _one_round(self, vector: Vector, weight: float, apply: Apply) -> Averaged:
         if not await self._offload(check_finite, vector):
             raise ConfigurationError(
                 "the arrays hold NaN or infinite values, which would spoil everybody's average; "
@@ -156,9 +180,9 @@ class RunCore:
             group_key = LOBBY if lobby else topology.group_key(self._host.peer_id, self.peers)
             signed = await self._finder.find(group_key, number, weight)
             if isinstance(signed, SignedManifest):
-                report = await self._take_part(signed, views, vector, began)
+                report, average = await self._take_part(signed, vector, began, apply)
                 if report.committed:
-                    return report
+                    return report, average
                 reasons.append(report.reason)
             else:
                 reasons.append(signed)
@@ -175,22 +199,23 @@ class RunCore:
         reason = "; then: ".join(dict.fromkeys(reasons))
         self._host.events.emit("no_group", round=number, reason=reason)
         report = report or RoundReport(number, codec=self._config.codec)
-        return replace(report, round=number, reason=reason)
+        return replace(report, round=number, reason=reason), None
 
     async def _take_part(
-        self, signed: SignedManifest, views: Sequence[Any], vector: Vector, began: float
-    ) -> RoundReport:
+        self, signed: SignedManifest, vector: Vector, began: float, apply: Apply
+    ) -> Averaged:
         """A round of a group that came together, up to the applied result."""
         matched = self._host.clock.now()
         driver = self._begin(signed, vector)
         result = await driver.run()
         report = report_of(signed, driver.lost, result)
         if result.vector is not None:
-            await self._offload(self._config.schema.scatter, result.vector, views)
+            await apply(result.vector)
             driver.emit("applied", digest=report.digest, completeness=report.completeness)
             self._seal(signed, result)
         reduced = self._host.clock.now()
-        return replace(report, seconds_matching=matched - began, seconds_reducing=reduced - matched)
+        report = replace(report, seconds_matching=matched - began, seconds_reducing=reduced - matched)
+        return report, result.vector
 
     def _seal(self, signed: SignedManifest, result: RoundResult) -> None:
         """The round is sealed here: moves on, tells the run, and keeps the state for latecomers."""

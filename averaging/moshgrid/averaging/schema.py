@@ -4,36 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate, pairwise
+from math import prod
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from blake3 import blake3
 
+from moshgrid.averaging.tensors import (
+    add_difference,
+    check_writable,
+    clone,
+    describe,
+    read_into,
+    write_from,
+)
 from moshgrid.p2p.errors import ConfigurationError, SchemaMismatch
 
-__all__ = ["Schema", "as_numpy"]
-
-_FLOATS = ("float16", "float32", "float64", "bfloat16")
-
-
-def as_numpy(array: Any) -> npt.NDArray[Any]:
-    """A numpy array that shares memory with ``array`` (numpy, or a torch tensor in CPU memory).
-
-    Raises ConfigurationError for anything else.
-    """
-    if isinstance(array, np.ndarray):
-        return array
-    if hasattr(array, "detach") and hasattr(array, "device"):
-        if array.device.type != "cpu":
-            raise ConfigurationError(
-                f"tensors on {array.device} cannot be averaged in place yet; pass tensor.cpu() and copy back"
-            )
-        try:
-            return array.detach().numpy()  # type: ignore[no-any-return]
-        except TypeError as error:
-            raise ConfigurationError(f"a {array.dtype} tensor cannot be averaged yet: {error}") from error
-    raise ConfigurationError(f"expected numpy arrays or torch tensors, not {type(array).__name__}")
+__all__ = ["Schema"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,19 +37,20 @@ class Schema:
         """The schema of ``arrays``. Raises ConfigurationError when empty or not floating point."""
         if isinstance(arrays, np.ndarray) or not isinstance(arrays, Sequence) or not arrays:
             raise ConfigurationError("pass a list with at least one numpy array or torch tensor")
-        views = [as_numpy(array) for array in arrays]
-        for index, view in enumerate(views):
-            if view.dtype.name not in _FLOATS:
-                raise ConfigurationError(
-                    f"array {index} is {view.dtype}; only floating point arrays can be averaged "
-                    "(leave integer buffers out, or convert them)"
-                )
-        return cls(tuple(view.shape for view in views), tuple(view.dtype.name for view in views))
+        shapes, dtypes = [], []
+        for index, array in enumerate(arrays):
+            try:
+                shape, dtype = describe(array)
+            except ConfigurationError as error:
+                raise ConfigurationError(f"array {index}: {error}") from None
+            shapes.append(shape)
+            dtypes.append(dtype)
+        return cls(tuple(shapes), tuple(dtypes))
 
     @property
     def elements(self) -> int:
         """The length of the flat vector."""
-        return sum(int(np.prod(shape)) for shape in self.shapes)
+        return sum(prod(shape) for shape in self.shapes)
 
     @property
     def digest(self) -> bytes:
@@ -72,14 +62,19 @@ class Schema:
 
     def wire_dtype(self, codec_dtypes: Sequence[str]) -> np.dtype[Any]:
         """The dtype of the flat vector: float64 if any array is and the codec takes it, else float32."""
-        wants = "float64" if "float64" in self.dtypes else "float32"
+        wants = "float64" if {"float64", "longdouble"} & set(self.dtypes) else "float32"
         return np.dtype(wants if wants in codec_dtypes else "float32")
 
-    def check(self, arrays: Sequence[Any]) -> list[npt.NDArray[Any]]:
-        """The arrays as numpy views. Raises SchemaMismatch with a line per difference."""
+    def check(self, arrays: Sequence[Any]) -> None:
+        """Raises SchemaMismatch with a line per difference, ConfigurationError for a read-only array."""
         other = Schema.of(arrays)
         if other == self:
-            return [as_numpy(array) for array in arrays]
+            for index, array in enumerate(arrays):
+                try:
+                    check_writable(array)
+                except ConfigurationError as error:
+                    raise ConfigurationError(f"array {index}: {error}") from None
+            return
         diff = [
             f"array {index}: yours {_describe(other, index)}, expected {_describe(self, index)}"
             for index in range(max(len(self.shapes), len(other.shapes)))
@@ -87,21 +82,31 @@ class Schema:
         ]
         raise SchemaMismatch(f"{len(diff)} of {len(self.shapes)} arrays differ from the run's", diff)
 
-    def flatten(self, arrays: Sequence[npt.NDArray[Any]], dtype: np.dtype[Any]) -> npt.NDArray[Any]:
-        """One new contiguous vector of ``elements`` values of ``dtype``."""
+    def copy(self, arrays: Sequence[Any]) -> list[Any]:
+        """A copy of ``arrays``. Raises as ``check``."""
+        self.check(arrays)
+        return [clone(array) for array in arrays]
+
+    def flatten(self, arrays: Sequence[Any], dtype: np.dtype[Any]) -> npt.NDArray[Any]:
+        """One new contiguous vector of ``elements`` values of ``dtype`` (float32 or float64)."""
         vector = np.empty(self.elements, dtype)
-        at = 0
-        for array in arrays:
-            vector[at : at + array.size] = array.reshape(-1)
-            at += array.size
+        for span, array in zip(self._spans(), arrays, strict=True):
+            read_into(vector[span], array)
         return vector
 
-    def scatter(self, vector: npt.NDArray[Any], arrays: Sequence[npt.NDArray[Any]]) -> None:
+    def scatter(self, vector: npt.NDArray[Any], arrays: Sequence[Any]) -> None:
         """Writes the flat ``vector`` back into ``arrays``, in place."""
-        at = 0
-        for array in arrays:
-            array[...] = vector[at : at + array.size].reshape(array.shape)
-            at += array.size
+        for span, array in zip(self._spans(), arrays, strict=True):
+            write_from(vector[span], array)
+
+    def add_difference(self, arrays: Sequence[Any], start: Sequence[Any], vector: npt.NDArray[Any]) -> None:
+        """Adds to ``arrays``, in place, what ``vector`` differs by from ``start``."""
+        for span, array, then in zip(self._spans(), arrays, start, strict=True):
+            add_difference(array, then, vector[span])
+
+    def _spans(self) -> list[slice]:
+        ends = list(accumulate((prod(shape) for shape in self.shapes), initial=0))
+        return [slice(start, stop) for start, stop in pairwise(ends)]
 
     def empty(self) -> list[npt.NDArray[Any]]:
         """New arrays of this schema, not initialised."""

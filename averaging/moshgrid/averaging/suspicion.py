@@ -22,6 +22,8 @@ _GAP_FACTOR = 4.0
 _FIRST_GAP = 0.75
 """Assumed largest gap of a member that was not observed yet; a loaded machine shows such gaps."""
 _GAP_DECAY = 0.9
+_LONGEST_USUAL_GAP = 2.5
+"""Who was silent for longer had stopped, or its link had; that is no reason to wait longer next time."""
 _EXPECTED_FACTOR = 3.0
 _FIRST_EXPECTED = 10.0
 _MIN_EXPECTED = 1.0
@@ -53,7 +55,7 @@ class PaceBook:
     def observed_gap(self, peer: PeerId, largest: float) -> None:
         """The largest gap of a whole round; a smaller one lowers the estimate only slowly."""
         pace = self._pace(peer)
-        pace.gap = max(largest, pace.gap * _GAP_DECAY)
+        pace.gap = max(min(largest, _LONGEST_USUAL_GAP), pace.gap * _GAP_DECAY)
 
     def observed_rate(self, peer: PeerId, size: int, seconds: float) -> None:
         """``size`` bytes came from ``peer`` in ``seconds``."""
@@ -103,6 +105,7 @@ class Suspicion:
         self._silence = {member: book.silence_limit(peers[member]) for member in self._heard}
         self._expected = {member: book.expected(peers[member], sizes[member]) for member in self._heard}
         self._largest = dict.fromkeys(self._heard, 0.0)
+        self._silent_since: dict[int, float] = {}
         self._senders: dict[int, _Wait] = {}
         self._reducers: dict[int, _Wait] = {}
 
@@ -111,6 +114,8 @@ class Suspicion:
         if member in self._heard:
             self._largest[member] = max(self._largest[member], now - self._heard[member])
             self._heard[member] = now
+        elif member in self._silent_since:  # it was suspected wrongly, or is back: this gap counts, too
+            self._largest[member] = max(self._largest[member], now - self._silent_since.pop(member))
         for waits in (self._senders, self._reducers):
             if size and (wait := waits.get(member)) is not None:
                 wait.got += size
@@ -130,7 +135,8 @@ class Suspicion:
 
     def forget(self, member: int) -> None:
         """``member`` is lost; nothing is expected of it."""
-        self._heard.pop(member, None)
+        if (heard := self._heard.pop(member, None)) is not None:
+            self._silent_since[member] = heard
         for waits in (self._senders, self._reducers):
             if (wait := waits.pop(member, None)) is not None:
                 self._learn(member, wait, wait.last)
@@ -161,7 +167,7 @@ class Suspicion:
 
     def close(self) -> None:
         """Hands what was learned to the pace book."""
-        for member in self._heard:
+        for member in self._largest.keys() - self._silent_since.keys():
             self._book.observed_gap(self._peers[member], self._largest[member])
 
     def _wait_for(self, waits: dict[int, _Wait], members: frozenset[int], now: float) -> None:
