@@ -7,9 +7,11 @@ and the messages of a group whose manifest has just come.
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from typing import Any
 
-from moshgrid.averaging.leading import compose_manifest
+from moshgrid.averaging.leader_watch import Equivocation, LeaderWatch, Restarted
+from moshgrid.averaging.leading import check_manifest, compose_manifest
 from moshgrid.averaging.links import Links
 from moshgrid.averaging.manifest import SignedManifest, open_manifest, sign_manifest
 from moshgrid.averaging.match_driver import MatchDriver
@@ -52,21 +54,30 @@ class GroupFinder:
     """One peer's way into groups, one search at a time."""
 
     def __init__(
-        self, host: Host, links: Links, membership: Membership, run: bytes, config: RunConfig
+        self,
+        host: Host,
+        links: Links,
+        membership: Membership,
+        run: bytes,
+        config: RunConfig,
+        leader_gone: Callable[[PeerId, bytes, str], None],
     ) -> None:
+        """``leader_gone(leader, group id, reason)``: a leader has left a group, by what it signed."""
         self._host = host
         self._links = links
         self._membership = membership
         self._run = run
         self._config = config
         self._codec = get_codec(config.codec)
-        self._dtype = config.schema.wire_dtype(self._codec.dtypes)
         self._patience = Patience()
         self._matching: MatchDriver | None = None
         self._early: dict[PeerId, Join] = {}
         self._forming: SignedManifest | None = None
         self._found = b""
         self._held: list[tuple[PeerId, Frame]] = []
+        self._leader_gone = leader_gone
+        self._watch = LeaderWatch()
+        self._attempt = ("", 0, 0)
 
     async def find(self, group_key: str, number: int, weight: float) -> SignedManifest | str:
         """The manifest of a group under ``group_key`` for round ``number``, or why there is none."""
@@ -119,7 +130,8 @@ class GroupFinder:
         if matching is None:
             return
         if matching.group_key == group_key:
-            matching.seekers_are(self._membership.seekers(group_key, matching.round))
+            seekers = self._membership.seekers(group_key, matching.round)
+            matching.seekers_are([peer for peer in seekers if not self._is_skipped(peer)])
         matching.others_are_awaited(self._others_awaited(matching))
 
     def progressed(self) -> None:
@@ -131,6 +143,7 @@ class GroupFinder:
     def lost(self, peer: PeerId) -> None:
         """The link to a peer ended."""
         self._early.pop(peer, None)
+        self._watch.forget(peer)
         if self._matching is not None:
             self._matching.feed(PeerLost(peer))
 
@@ -147,6 +160,8 @@ class GroupFinder:
         match message:
             case Begin(manifest):
                 self._begin(peer, manifest, None)
+            case Join(key, number) if self._is_skipped(peer):
+                self._tell(peer, Refused(key, number, "you signed two manifests for one round", "", ()))
             case Join(key, number) if not self._is_matching(key, number):
                 self._join_elsewhere(peer, message)
             case Join() | Accepted() | Refused() | Leave() | Disbanded():
@@ -185,6 +200,8 @@ class GroupFinder:
         return _LOBBY_SECONDS if group_key == LOBBY else self._patience.seconds
 
     def _lead(self, formed: Formed, group_key: str, number: int) -> SignedManifest:
+        key, last, attempts = self._attempt
+        self._attempt = (group_key, number, attempts + 1 if (key, last) == (group_key, number) else 1)
         manifest = compose_manifest(
             self._run,
             group_key,
@@ -194,6 +211,7 @@ class GroupFinder:
             self._codec,
             self._config.reducer,
             self._host.rng,
+            self._attempt[2],
         )
         signed = sign_manifest(self._host.identity, manifest)
         self._forming, self._found = signed, signed.group_id
@@ -204,9 +222,13 @@ class GroupFinder:
     def _begin(self, sender: PeerId, raw: bytes, early: Frame | None) -> None:
         try:
             signed = open_manifest(raw, sender)
-            self._check_manifest(signed, sender)
+            check_manifest(signed, sender, self._host.peer_id, self._run, self._config)
         except RemoteProtocolError as error:
             _log.warning("%s", error)
+            return
+        self._watch_leader(signed)
+        if self._is_skipped(signed.leader):
+            self._decline(signed, "its leader signed two manifests for one round")
             return
         if self._forming is not None or signed.group_id == self._found:
             return
@@ -223,18 +245,23 @@ class GroupFinder:
             self._hold(sender, early)
         matching.began(signed)
 
-    def _check_manifest(self, signed: SignedManifest, sender: PeerId) -> None:
-        manifest = signed.manifest
-        if self._host.peer_id not in signed.peers or manifest.run != self._run:
-            raise RemoteProtocolError(sender, "sent a manifest of others")
-        if manifest.schema != self._config.schema.digest or manifest.elements != self._config.schema.elements:
-            raise RemoteProtocolError(sender, "sent a manifest for other tensors")
-        if manifest.codec != self._config.codec or manifest.dtype != self._dtype.name or manifest.reference:
-            raise RemoteProtocolError(sender, "sent a manifest with another codec or reference")
-        if manifest.reducer != self._config.reducer:
-            raise RemoteProtocolError(sender, f"sent a manifest with the reducer {manifest.reducer}")
-        if len(signed.peers) > self._config.group_size:
-            raise RemoteProtocolError(sender, f"sent a manifest of {len(signed.peers)} members")
+    def _watch_leader(self, signed: SignedManifest) -> None:
+        match self._watch.saw(signed, self._host.clock.now()):
+            case Equivocation(leader, first, second):
+                manifest, both = signed.manifest, [first.raw.hex(), second.raw.hex()]
+                where = {"round": manifest.round, "group_key": manifest.group_key}
+                self._host.events.emit("equivocation", leader=leader, manifests=both, **where)
+                _log.warning(
+                    "%s signed two manifests for round %d; skipped for a while", leader, manifest.round
+                )
+                self._leader_gone(leader, first.group_id, "signed two manifests for one round")
+                if self._matching is not None:
+                    self._matching.feed(PeerLost(leader))
+            case Restarted(leader, before):
+                self._leader_gone(leader, before.group_id, "began the round anew with others")
+
+    def _is_skipped(self, peer: PeerId) -> bool:
+        return self._watch.is_skipped(peer, self._host.clock.now())
 
     def _decline(self, signed: SignedManifest, reason: str) -> None:
         for peer in signed.peers:

@@ -38,13 +38,14 @@ from moshgrid.averaging.messages import (
     Promise,
     Propose,
     Ready,
+    Refusing,
     Sealed,
     TakingOver,
     TooLow,
     Vote,
 )
 from moshgrid.averaging.seal import Seal, Sign, Verify
-from moshgrid.averaging.suspicion import PaceBook, Suspicion
+from moshgrid.averaging.suspicion import PaceBook, Suspicion, bytes_owed
 from moshgrid.p2p.machine import DeadlinePassed
 
 __all__ = ["GroupRound"]
@@ -87,16 +88,15 @@ class GroupRound:
             frozenset(i for i, member in enumerate(members) if member.role != "client"),
         )
         self._seal = Seal(me, n, signed.group_id, self._exchange, sign, verify)
-        owned = [0] * n
-        for part, span in enumerate(signed.parts):
-            owned[span.owner] += signed.part_bytes(part)
+        owed = bytes_owed(signed, me)
         if end_within is None:
-            end_within = _END_WITHIN + sum(owned) / _SLOWEST
-        owed = [owned[i] + (owned[me] if member.weight > 0 else 0) for i, member in enumerate(members)]
+            end_within = _END_WITHIN + signed.total_bytes / _SLOWEST
         self._suspicion = Suspicion(book, signed.peers, me, owed, now, end_within / 2)
         self._ready: set[int] = {me}
         self._gone: dict[int, str] = {}
         self._suspected: dict[int, str] = {}
+        self.accused: dict[int, str] = {}
+        """Members of whom others say that they refused what those sent, with the reason."""
         self._sealed: set[int] = set()
         self._attestation = Attestation(signed.group_id, sign, verify)
         self._start_due: float | None = now + max(start_within, self._suspicion.most_patient)
@@ -153,7 +153,8 @@ class GroupRound:
                 self._seal.result_arrived(now)
             case Reduced(part, digest, refused):
                 effects += self._reduced(part, digest, refused)
-            case MemberLost(member, reason):
+            case MemberLost(member, reason, refused):
+                effects += self._refuse(member, reason) if refused else []
                 effects += self._member_gone(member, reason, now)
             case DeadlinePassed():
                 effects += self._deadline_passed(now)
@@ -171,13 +172,16 @@ class GroupRound:
                 return self._exchange.ready(member) + seal.repeat_for(member)
             case Decline(reason):
                 return self._member_gone(member, f"declined: {reason[:100]}", now)
-            case Alive():
-                return []
+            case Refusing(accused, reason):
+                said = f"{reason[:100]}, says {self._signed.peers[member]}"
+                self.accused.update({accused: said} if 0 <= accused < self._n else {})
             case TakingOver(parts, _):
                 return self._exchange.taking_over(member, parts)
             case Attested():
                 fault = self._attestation.fault(member, message)
-                return self._member_gone(member, fault, now) if fault else []
+                if fault is None:
+                    return []
+                return self._refuse(member, fault) + self._member_gone(member, fault, now)
             case Prepare():
                 return seal.prepare(member, message)
             case Promise():
@@ -213,6 +217,13 @@ class GroupRound:
         if digest:
             self._attestation.made(part, digest)
         return effects
+
+    def _refuse(self, member: int, reason: str) -> list[RoundEffect]:
+        """What a member sent is not used; the others are told why it is missing."""
+        if member in self._gone or member == self._me:
+            return []
+        told = [Send(other, Refusing(member, reason)) for other in self._others() if other != member]
+        return [Emit("refused", {"sender": self._signed.peers[member], "reason": reason}), *told]
 
     def _member_gone(self, member: int, reason: str, now: float) -> list[RoundEffect]:
         if member in self._gone or member == self._me:
@@ -271,8 +282,7 @@ class GroupRound:
         return effects
 
     def _abort(self, reason: str, now: float) -> list[RoundEffect]:
-        # Told to all, so that who still waits for this member need not find out by waiting. Its
-        # results may still be fetched by others.
+        # Told to all, so that nobody waits for this member; its results may still be fetched.
         self._end(now + _LINGER)
         self._seal.give_up()
         return [Abort(reason), *(Send(member, Decline(reason)) for member in self._others())]

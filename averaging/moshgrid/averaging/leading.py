@@ -1,4 +1,6 @@
-"""Leading: what a leader writes into the manifest of the group that came together. Pure."""
+"""Leading: what a leader writes into the manifest of the group that came together, and what its
+followers check. Pure.
+"""
 
 from __future__ import annotations
 
@@ -6,13 +8,15 @@ import random
 from collections.abc import Sequence
 
 from moshgrid.averaging.fractions import fair_fractions
-from moshgrid.averaging.manifest import MAX_PART_BYTES, Manifest, Member
+from moshgrid.averaging.manifest import MAX_PART_BYTES, Manifest, Member, SignedManifest
 from moshgrid.averaging.messages import Offer
+from moshgrid.averaging.run_config import RunConfig
 from moshgrid.averaging.schema import Schema
 from moshgrid.compression import Codec
+from moshgrid.p2p.errors import RemoteProtocolError
 from moshgrid.p2p.identity import PeerId
 
-__all__ = ["compose_manifest"]
+__all__ = ["check_manifest", "compose_manifest"]
 
 
 def compose_manifest(
@@ -24,6 +28,7 @@ def compose_manifest(
     codec: Codec,
     reducer: str,
     rng: random.Random,
+    attempt: int = 1,
 ) -> Manifest:
     """The manifest for ``members``, leader first; the others are shuffled, so that turns are fair.
 
@@ -54,4 +59,21 @@ def compose_manifest(
         reference=b"",
         nonce=rng.randbytes(16),
         reducer=reducer,
+        attempt=attempt,
     )
+
+
+def check_manifest(signed: SignedManifest, sender: PeerId, me: PeerId, run: bytes, config: RunConfig) -> None:
+    """Raises RemoteProtocolError, blaming ``sender``, for a manifest that is not for this peer and run."""
+    manifest, schema = signed.manifest, config.schema
+    dtype = schema.wire_dtype(signed.codec.dtypes)
+    if me not in signed.peers or manifest.run != run:
+        raise RemoteProtocolError(sender, "sent a manifest of others")
+    if manifest.schema != schema.digest or manifest.elements != schema.elements:
+        raise RemoteProtocolError(sender, "sent a manifest for other tensors")
+    if manifest.codec != config.codec or manifest.dtype != dtype.name or manifest.reference:
+        raise RemoteProtocolError(sender, "sent a manifest with another codec or reference")
+    if manifest.reducer != config.reducer:
+        raise RemoteProtocolError(sender, f"sent a manifest with the reducer {manifest.reducer}")
+    if len(signed.peers) > config.group_size:
+        raise RemoteProtocolError(sender, f"sent a manifest of {len(signed.peers)} members")

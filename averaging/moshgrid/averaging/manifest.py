@@ -65,8 +65,8 @@ class Manifest(msgspec.Struct, frozen=True):
     nonce: bytes
     """16 random bytes: no two rounds share a group id."""
     reducer: str = "mean"
-    replaces: bytes = b""
-    """Group id of the leader's last manifest for this round and group key, which fell apart; or empty."""
+    attempt: int = 1
+    """How often this leader has begun this round under this group key; it never signs two alike."""
 
 
 _decoder = msgspec.msgpack.Decoder(Manifest)
@@ -103,6 +103,11 @@ class SignedManifest:
     def leader(self) -> PeerId:
         """The member that signed, and whose ballot is 0."""
         return self.peers[0]
+
+    @property
+    def total_bytes(self) -> int:
+        """The encoded length of the whole vector."""
+        return sum(self.part_bytes(part) for part in range(len(self.parts)))
 
     def part_bytes(self, part: int) -> int:
         """The encoded length of a part."""
@@ -165,9 +170,9 @@ def _check(manifest: Manifest, author: PeerId) -> None:
         raise ValueError("the sizes make no sense")
     if len(manifest.run) != 16 or len(manifest.schema) != 32 or len(manifest.nonce) != 16:
         raise ValueError("an id has the wrong length")
-    if len(manifest.replaces) not in (0, 32):
-        raise ValueError("an id has the wrong length")
-    if len(manifest.reference) not in (0, 32) or len(manifest.group_key) > 128 or manifest.round < 1:
+    if len(manifest.reference) not in (0, 32) or len(manifest.group_key) > 128:
+        raise ValueError("a field is out of range")
+    if manifest.round < 1 or manifest.attempt < 1:
         raise ValueError("a field is out of range")
     codec = get_codec(manifest.codec)
     if manifest.dtype not in codec.dtypes:

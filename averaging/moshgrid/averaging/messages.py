@@ -30,6 +30,7 @@ __all__ = [
     "Propose",
     "Ready",
     "Refused",
+    "Refusing",
     "ResultData",
     "Sealed",
     "TakingOver",
@@ -154,6 +155,13 @@ class Attested(_Message, frozen=True):
     signature: bytes
 
 
+class Refusing(_Message, frozen=True):
+    """The sender refuses what a member sent it; for the others' reports, and no more than a claim."""
+
+    member: int
+    reason: str
+
+
 class TakingOver(_Message, frozen=True):
     """The sender reduces these parts in the place of a lost member."""
 
@@ -238,6 +246,7 @@ GroupMessage = (
     | PartData
     | ResultData
     | Attested
+    | Refusing
     | TakingOver
     | Prepare
     | Promise

@@ -11,9 +11,9 @@ from collections import Counter
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, TypeVar
 
-import numpy as np
 import trio
 
 from moshgrid.averaging.effects import (
@@ -120,6 +120,7 @@ class RoundDriver:
         self._me = signed.peers.index(host.peer_id)
         self._index = {peer: index for index, peer in enumerate(signed.peers)}
         self._machine = GroupRound(signed, self._me, host.identity.sign, self._verify, book, host.clock.now())
+        self.accused = self._machine.accused
         self._inputs: dict[tuple[int, int], memoryview] = {}
         self._results: dict[tuple[int, bytes], tuple[int, bytes]] = {}
         self._versions: Counter[int] = Counter()
@@ -168,33 +169,36 @@ class RoundDriver:
 
     def _event_of(self, member: int, frame: Frame) -> RoundEvent | None:
         message, payload = frame.message, frame.payload
+        refused = partial(MemberLost, member, refused=True)
         match message:
             case PartData(part) | ResultData(part) if not 0 <= part < len(self.signed.parts):
-                return MemberLost(member, f"named a part {part} that does not exist")
+                return refused(f"named a part {part} that does not exist")
             case PartData(part) | ResultData(part) if len(payload) != self.signed.part_bytes(part):
-                return MemberLost(member, f"sent {len(payload)} bytes for part {part}")
+                return refused(f"sent {len(payload)} bytes for part {part}")
             case PartData(part):
                 if (member, part) in self._inputs:
-                    return None
+                    return refused(f"sent its values of part {part} twice")
+                if self.signed.manifest.members[member].weight == 0:
+                    return refused("sent values, though it has no weight in this round")
                 self._inputs[member, part] = payload
                 self.result.bytes_received += len(payload)
                 return PartArrived(member, part)
             case ResultData(part, contributors, digest):
                 if not 0 < contributors < 1 << len(self.signed.peers):
-                    return MemberLost(member, f"named contributors that do not exist for part {part}")
+                    return refused(f"named contributors that do not exist for part {part}")
                 if result_digest(part, contributors, payload) != digest:
-                    return MemberLost(member, f"sent a result of part {part} that does not fit its digest")
+                    return refused(f"sent a result of part {part} that does not fit its digest")
                 self.result.bytes_received += len(payload)
                 if (part, digest) not in self._results:
                     self._versions[part] += 1
                     if self._versions[part] > MAX_VERSIONS:
-                        return MemberLost(member, f"sent one more result of part {part} than there can be")
+                        return refused(f"sent one more result of part {part} than there can be")
                     self._results[part, digest] = (contributors, bytes(payload))
                 return ResultArrived(member, part, digest)
             case Ready(manifest, signature):
                 peer = self.signed.peers[member]
                 if manifest != self.signed.raw or not is_countersigned(peer, self.signed.group_id, signature):
-                    return MemberLost(member, "countersigned wrongly")
+                    return refused("countersigned wrongly")
                 return Received(member, message)
             case _ if isinstance(message, GroupMessage):
                 return Received(member, message)
@@ -273,11 +277,11 @@ class RoundDriver:
         average = await self._offload(average_part, self.signed, part, inputs, self._vector)
         if average is None:
             for member in contributors:
-                self._put(MemberLost(member, "sent values that cannot be used"))
+                self._put(MemberLost(member, "sent values that cannot be used", refused=True))
             self._put(Reduced(part, b"", tuple(contributors)))
             return
         for member, reason in average.refused.items():
-            self._put(MemberLost(member, reason))
+            self._put(MemberLost(member, reason, refused=True))
         self._results[part, average.digest] = (average.contributors, average.data)
         self.result.squared_error += average.squared_error
         self.result.squared_norm += average.squared_norm
@@ -291,8 +295,3 @@ class RoundDriver:
         )
         self.result.committed = True
         self._over.set()
-
-
-def check_finite(vector: Vector) -> bool:
-    """True when every value can be averaged."""
-    return bool(np.isfinite(vector).all())

@@ -23,11 +23,12 @@ from moshgrid.averaging.past_rounds import PastRounds
 from moshgrid.averaging.pending_step import Averaged
 from moshgrid.averaging.reduction import Vector
 from moshgrid.averaging.report import RoundReport, report_of
-from moshgrid.averaging.round_driver import Offload, RoundDriver, RoundResult, check_finite, in_threads
+from moshgrid.averaging.round_driver import Offload, RoundDriver, RoundResult, in_threads
 from moshgrid.averaging.run_config import RunConfig
 from moshgrid.averaging.state import Description, SealedState, StateSnapshot
 from moshgrid.averaging.state_transfer import StateServer, fetch_state
 from moshgrid.averaging.suspicion import PaceBook
+from moshgrid.averaging.tensors import is_finite
 from moshgrid.averaging.topology import LOBBY
 from moshgrid.averaging.wire import Frame, encode_frame
 from moshgrid.compression import get_codec
@@ -77,7 +78,7 @@ class RunCore:
             seekers_changed=lambda key: self._finder.seekers_changed(key),
             progressed=lambda: self._finder.progressed(),
         )
-        self._finder = GroupFinder(host, self._links, self._membership, self._run, config)
+        self._finder = GroupFinder(host, self._links, self._membership, self._run, config, self._leader_gone)
         self._book = PaceBook()
         self._stepping = trio.Lock()
         self._rounds: dict[bytes, RoundDriver] = {}
@@ -165,7 +166,7 @@ class RunCore:
             return report, average
 
     async def _one_round(self, vector: Vector, weight: float, apply: Apply) -> Averaged:
-        if not await self._offload(check_finite, vector):
+        if not await self._offload(is_finite, vector):
             raise ConfigurationError(
                 "the arrays hold NaN or infinite values, which would spoil everybody's average; "
                 "they were not sent"
@@ -208,7 +209,7 @@ class RunCore:
         matched = self._host.clock.now()
         driver = self._begin(signed, vector)
         result = await driver.run()
-        report = report_of(signed, driver.lost, result)
+        report = report_of(signed, driver.lost, driver.accused, result)
         if result.vector is not None:
             await apply(result.vector)
             driver.emit("applied", digest=report.digest, completeness=report.completeness)
@@ -256,6 +257,10 @@ class RunCore:
             self._too_late(peer, frame)
         else:
             self._finder.group_frame(peer, frame)
+
+    def _leader_gone(self, leader: PeerId, group_id: bytes, reason: str) -> None:
+        if (driver := self._rounds.get(group_id)) is not None:
+            driver.lost_link(leader, reason)
 
     def _too_late(self, peer: PeerId, frame: Frame) -> None:
         """A message of a round that is over here is used by nobody; its sender need not wait for more."""

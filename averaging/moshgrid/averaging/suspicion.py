@@ -13,9 +13,10 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from moshgrid.averaging.manifest import SignedManifest
 from moshgrid.p2p.identity import PeerId
 
-__all__ = ["PaceBook", "Suspicion"]
+__all__ = ["PaceBook", "Suspicion", "bytes_owed"]
 
 _MIN_SILENCE = 0.25
 _GAP_FACTOR = 4.0
@@ -204,3 +205,12 @@ class Suspicion:
         if wait is not None and wait.got:
             expected = max(expected, self._sizes[member] * (wait.last - wait.since) / wait.got)
         return min(_EXPECTED_FACTOR * expected, self._longest)
+
+
+def bytes_owed(signed: SignedManifest, me: int) -> list[int]:
+    """What each member has to send to ``me``: its values of the parts I average, results of those it does."""
+    owned = [0] * len(signed.peers)
+    for part, span in enumerate(signed.parts):
+        owned[span.owner] += signed.part_bytes(part)
+    members = signed.manifest.members
+    return [owned[index] + (owned[me] if member.weight > 0 else 0) for index, member in enumerate(members)]

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from moshgrid.averaging.tensor_staging import Staging
 from moshgrid.p2p.errors import ConfigurationError
 
-__all__ = ["add_difference", "check_writable", "clone", "describe", "read_into", "write_from"]
+__all__ = ["add_difference", "check_writable", "clone", "describe", "is_finite", "read_into", "write_from"]
 
 Vector = npt.NDArray[np.floating[Any]]
 
@@ -76,6 +76,11 @@ def write_from(vector: Vector, array: Any) -> None:
         target.copy_(source.view(target.shape))
     else:
         _staging().write(source, target)
+
+
+def is_finite(vector: Vector) -> bool:
+    """True when every value can be averaged."""
+    return bool(np.isfinite(vector).all())
 
 
 def clone(array: Any) -> Any:
