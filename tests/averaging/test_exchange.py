@@ -118,16 +118,16 @@ def test_refused_values_do_not_count_and_a_part_that_nobody_filled_is_tried_agai
 def test_it_waits_for_owners_and_for_senders_of_its_own_part():
     machine = exchange()
     ready(machine, 1, 2)
-    assert machine.waits_for(1)
+    assert machine.waits_for_values == machine.waits_for_results == {1, 2}
     machine.part_arrived(1, 0)
-    assert machine.waits_for(1)  # its result is still to come
+    assert machine.waits_for_values == {2}
     machine.result_arrived(1, 1, b"r")
-    assert not machine.waits_for(1)
-    assert machine.waits_for(2)
+    assert machine.waits_for_results == {2}
     machine.result_arrived(2, 2, b"r")
-    assert machine.waits_for(2)  # its values of part 0
+    assert machine.waits_for_values == {2}
+    assert not machine.waits_for_results
     machine.part_arrived(2, 0)
-    assert not machine.waits_for(2)
+    assert not machine.waits_for_values
 
 
 def test_versions_of_a_part_are_bounded():

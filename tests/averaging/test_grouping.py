@@ -1,4 +1,4 @@
-"""Fractions, topology and patience: the arithmetic of who meets whom and who does how much."""
+"""Topology, patience and part counts: the arithmetic of who meets whom."""
 
 import random
 
@@ -7,48 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moshgrid.averaging.fractions import part_counts, water_filling
+from moshgrid.averaging.fractions import part_counts
 from moshgrid.averaging.patience import Patience, silence_after
 from moshgrid.averaging.topology import MoshpitTopology, View, chunk_index, topology_by_name
-
-
-def slowest(bandwidths, shares):
-    n = len(bandwidths)
-    return max((1 + (n - 2) * w) / b for w, b in zip(shares, bandwidths, strict=True) if w > 0)
-
-
-def test_equal_bandwidths_get_equal_shares():
-    assert water_filling([100.0] * 8) == pytest.approx([1 / 8] * 8)
-
-
-def test_slow_peers_reduce_nothing_when_that_is_quicker():
-    shares = water_filling([100.0] * 4 + [10.0] * 4)
-    # The claim limit (4 × the median) clamps the fast ones to 40 or leaves them at 100.
-    assert shares[:4] == pytest.approx([0.25] * 4)
-    assert shares[4:] == pytest.approx([0.0] * 4)
-
-
-def test_a_claim_counts_for_at_most_four_times_the_median():
-    assert water_filling([1e9, 100, 100, 100]) == pytest.approx(water_filling([400, 100, 100, 100]))
-
-
-def test_two_peers_share_by_bandwidth_and_clients_reduce_nothing():
-    assert water_filling([300.0, 100.0]) == pytest.approx([0.75, 0.25])
-    assert water_filling([100.0, 0.0, 100.0]) == pytest.approx([0.5, 0.0, 0.5])
-    with pytest.raises(ValueError, match="nobody"):
-        water_filling([0.0, 0.0])
-
-
-@given(st.lists(st.floats(1, 4), min_size=3, max_size=16), st.integers(0, 2**31))
-def test_no_other_division_is_quicker(bandwidths, seed):
-    shares = water_filling(bandwidths)
-    assert sum(shares) == pytest.approx(1)
-    assert min(shares) >= 0
-    best = slowest(bandwidths, shares)
-    rng = np.random.default_rng(seed)
-    for _ in range(30):
-        other = rng.dirichlet(np.ones(len(bandwidths)))
-        assert slowest(bandwidths, other) >= best * (1 - 1e-9)
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=16), st.integers(0, 500))

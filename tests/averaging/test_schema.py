@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from moshgrid.averaging.schema import Schema, as_numpy
+from moshgrid.averaging.schema import Schema
 from moshgrid.p2p.errors import ConfigurationError, SchemaMismatch
 
 ARRAYS = [np.arange(6, dtype=np.float32).reshape(2, 3), np.array(7.0, np.float64), np.ones(2, np.float16)]
@@ -29,8 +29,8 @@ def test_float64_travels_as_such_only_where_the_codec_takes_it():
     [
         ([], "at least one"),
         (np.zeros(3), "a list"),
-        ([np.arange(3)], "int64; only floating point"),
-        (["x"], "numpy arrays or torch tensors"),
+        ([np.arange(3)], "array 0: it is int64; only floating point"),
+        (["x"], "numpy array or torch tensor"),
     ],
 )
 def test_what_cannot_be_averaged_is_refused_in_words(arrays, words):
@@ -45,12 +45,3 @@ def test_a_mismatch_names_each_difference():
     assert len(caught.value.diff) == 2
     assert "array 1: yours (2,) float64, expected () float64" in caught.value.diff
     assert "array 3: yours (1,) float64, expected nothing" in caught.value.diff
-
-
-def test_torch_tensors_share_their_memory():
-    torch = pytest.importorskip("torch")
-    tensor = torch.zeros(3, requires_grad=True)
-    as_numpy(tensor)[1] = 5
-    assert tensor.tolist() == [0, 5, 0]
-    with pytest.raises(ConfigurationError, match="bfloat16"):
-        as_numpy(torch.zeros(2, dtype=torch.bfloat16))

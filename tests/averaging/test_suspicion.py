@@ -36,29 +36,102 @@ def test_a_larger_gap_is_learned_at_once_and_forgotten_slowly():
     assert book.silence_limit("slow") == 8.0
     book.observed_gap("slow", 0.1)
     assert book.silence_limit("slow") == pytest.approx(7.2)
+    book.observed_gap("slow", 60.0)
+    assert book.silence_limit("slow") == 10.0
+
+
+def test_the_gap_of_who_was_suspected_wrongly_counts_too():
+    book = PaceBook()
+    for _ in range(200):
+        book.observed_gap("quick", 0.1)
+        book.observed_gap("slow", 0.1)
+    machine = watch(book)
+    machine.heard(1, 1.0)
+    machine.heard(2, 1.0)
+    machine.forget(1)
+    machine.forget(2)
+    machine.heard(1, 2.5)
+    machine.close()
+    assert book.silence_limit("quick") == 6.0
+    assert book.silence_limit("slow") == pytest.approx(0.4)  # nothing was learned of it
+
+
+NOBODY = frozenset()
+
+
+def alive_until(machine, end, members=(1, 2)):
+    """The first suspicion while all members are heard every second, or None."""
+    for now in range(end):
+        for member in members:
+            machine.heard(member, float(now))
+        if found := machine.suspects(float(now)):
+            return now, found
+    return None
 
 
 def test_a_slow_member_gets_three_times_what_its_own_rate_says():
     book = PaceBook()
     book.observed_rate("slow", 1000, 10.0)
-    book.observed_gap("slow", 100.0)
     machine = watch(book, size=1000)
-    machine.waiting(frozenset({2}), 5.0)
-    machine.heard(1, 34.9)
-    assert machine.suspects(34.9) == []
-    assert machine.suspects(35.0) == [(2, "too slow: not done after 30.0 s")]
+    machine.waiting(frozenset({2}), NOBODY, 5.0)
+    assert alive_until(machine, 60) == (35, [(2, "too slow: not done after 30.0 s")])
+
+
+def test_who_became_slower_is_given_time_as_long_as_its_bytes_come():
+    book = PaceBook()
+    book.observed_rate("slow", 1000, 1.0)
+    machine = watch(book, size=1000)
+    machine.waiting(frozenset({2}), NOBODY, 0.0)
+    for now in range(1, 20):  # a twentieth of its usual rate
+        machine.heard(2, float(now), 50)
+        machine.heard(1, float(now))
+        assert machine.suspects(float(now)) == []
+    # 950 of 1,000 bytes in 19 s: 3 × 20 s in all, if nothing more comes
+    assert alive_until(machine, 100) == (60, [(2, "too slow: not done after 60.0 s")])
+
+
+def test_nobody_gets_longer_than_leaves_time_to_go_on_without_it():
+    book = PaceBook()
+    book.observed_rate("slow", 1, 1.0)
+    machine = Suspicion(book, PEERS, 0, [1000] * 3, 0.0, 40.0)
+    machine.waiting(frozenset({2}), NOBODY, 0.0)
+    assert alive_until(machine, 100) == (40, [(2, "too slow: not done after 40.0 s")])
+
+
+def test_a_reducer_is_given_the_time_of_the_slowest_sender_on_top_of_its_own():
+    book = PaceBook()
+    book.observed_rate("slow", 1000, 10.0)
+    book.observed_rate("quick", 1000, 2.0)
+    machine = watch(book, size=1000)
+    machine.waiting(NOBODY, frozenset({1}), 0.0)
+    assert alive_until(machine, 100) == (36, [(1, "too slow: not done after 36.0 s")])
+
+
+def test_what_was_learned_of_a_suspect_counts_in_the_next_round():
+    book = PaceBook()
+    book.observed_rate("slow", 1000, 1.0)
+    machine = watch(book, size=1000)
+    machine.waiting(frozenset({2}), NOBODY, 0.0)
+    machine.heard(2, 10.0, 10)
+    machine.forget(2)
+    assert book.expected("slow", 1000) > 1.4
+
+
+def test_the_time_this_peer_stood_still_is_nobodys_silence():
+    machine = watch()
+    machine.waiting(frozenset({1}), NOBODY, 0.0)
+    machine.stood_still(20.0)
+    assert machine.suspects(22.9) == []
+    assert {member for member, _ in machine.suspects(23.0)} == {1, 2}
+    machine.close()
 
 
 def test_lateness_counts_from_when_the_waiting_began():
     machine = watch()
-    machine.waiting(frozenset({1}), 0.0)
-    machine.waiting(frozenset(), 1.0)
-    machine.waiting(frozenset({2}), 29.0)
-    for now in range(60):
-        machine.heard(1, now)
-        machine.heard(2, now)
-        found = machine.suspects(now)
-        assert found == ([] if now < 59 else [(2, "too slow: not done after 30.0 s")])
+    machine.waiting(frozenset({1}), NOBODY, 0.0)
+    machine.waiting(NOBODY, NOBODY, 1.0)
+    machine.waiting(frozenset({2}), NOBODY, 29.0)
+    assert alive_until(machine, 100) == (59, [(2, "too slow: not done after 30.0 s")])
 
 
 def test_the_deadline_is_when_the_next_becomes_suspect():

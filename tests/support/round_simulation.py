@@ -13,6 +13,7 @@ from moshgrid.averaging.effects import (
     Commit,
     Emit,
     Finish,
+    Heard,
     MemberLost,
     PartArrived,
     Received,
@@ -26,7 +27,7 @@ from moshgrid.averaging.effects import (
 from moshgrid.averaging.group_round import GroupRound
 from moshgrid.averaging.manifest import Manifest, Member, sign_manifest
 from moshgrid.averaging.suspicion import PaceBook
-from moshgrid.p2p.identity import Identity
+from moshgrid.p2p.identity import Identity, public_key_of, verify
 from moshgrid.p2p.machine import DeadlinePassed
 from moshgrid.p2p.testing.simulation import Simulation
 
@@ -79,7 +80,16 @@ class SimulatedGroup:
     """
 
     def __init__(
-        self, n, seed=0, parts_each=2, latency=(0.001, 0.02), on_send=None, weights=None, roles=None
+        self,
+        n,
+        seed=0,
+        parts_each=2,
+        latency=(0.001, 0.02),
+        on_send=None,
+        weights=None,
+        roles=None,
+        books=None,
+        real_signatures=False,
     ):
         self.n = n
         self.sim = Simulation(seed, latency)
@@ -87,9 +97,10 @@ class SimulatedGroup:
         self.on_send = on_send or (lambda member, count: None)
         self.signatures = Counter()
         self.events = []
-        self.book = PaceBook()
+        self.real_signatures = real_signatures
+        books = books or [PaceBook() for _ in range(n)]
         self.nodes = [
-            Node(GroupRound(self.signed, i, self._signer(i), self._verify, PaceBook(), 0.0)) for i in range(n)
+            Node(GroupRound(self.signed, i, self._signer(i), self._verify, books[i], 0.0)) for i in range(n)
         ]
         for i, node in enumerate(self.nodes):
             for part in range(len(self.signed.parts)):
@@ -101,11 +112,15 @@ class SimulatedGroup:
     def _signer(self, member):
         def sign(message):
             self.signatures[member] += 1
+            if self.real_signatures:
+                return IDENTITIES[member].sign(message)
             return b"%d:" % member + blake3(message).digest()
 
         return sign
 
     def _verify(self, member, signature, message):
+        if self.real_signatures:
+            return verify(public_key_of(self.signed.peers[member]), signature, message)
         return signature == b"%d:" % member + blake3(message).digest()
 
     def begin(self, members=None):
@@ -133,6 +148,11 @@ class SimulatedGroup:
                     "lost",
                     lambda other=other: self._event(other, MemberLost(member, "connection lost")),
                 )
+
+    def wake(self, member):
+        """Ends a freeze: what was held back arrives at once, and the clock goes on."""
+        self.sim.thaw(member)
+        self._schedule(member)
 
     def _event(self, member, event):
         if member in self.sim.dead or self.sim.is_frozen(member):
@@ -185,6 +205,8 @@ class SimulatedGroup:
                 target.inputs[event.member, event.part] = payload
             elif isinstance(event, ResultArrived):
                 target.results[event.part, event.digest] = payload
+            if payload is not None:
+                self._event(to, Heard(member, self.signed.part_bytes(event.part)))
             self._event(to, event)
 
         self.sim.send(member, to, event, deliver)
@@ -227,7 +249,9 @@ class SimulatedGroup:
         if not committed:
             return None
         (value,) = committed
+        everybody = {i for i, member in enumerate(self.signed.manifest.members) if member.weight > 0}
         for part, contributors in enumerate(value):
             assert contributors, "an average of nobody"
             assert all(p == part for _, p in contributors), "values of another part"
+            assert {member for member, _ in contributors} <= everybody, "values of who does not count"
         return value

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
-from concurrent.futures import Future
 from contextlib import suppress
+from functools import partial
 from types import TracebackType
 from typing import Any, Self
 
 from moshgrid.averaging.averager_setup import Compression, check_step, open_run, run_config, run_named_by
+from moshgrid.averaging.pending_step import PendingStep
 from moshgrid.averaging.report import RoundReport
 from moshgrid.averaging.run_core import RunCore
 from moshgrid.averaging.state import StateSnapshot
@@ -38,6 +39,7 @@ class AsyncAverager:
         self._config = run_config(
             run_id, like, group_size, min_group_size, compression, topology, reducer, deadline
         )
+        self._schema = self._config.schema
         self.node = node
         self.run_id = run_id
         self._owns_node = False
@@ -111,10 +113,12 @@ class AsyncAverager:
         weight: float = 1.0,
         rounds: int = 1,
         reference: Sequence[Any] | None = None,
-    ) -> Future[RoundReport]:
-        """See ``Averager.step_soon``; ``asyncio.wrap_future`` makes it awaitable."""
+    ) -> PendingStep:
+        """See ``Averager.step_soon``; the future can be awaited, too."""
         check_step(weight, rounds)
-        return self.node.soon(self._running.step, arrays, weight, rounds, reference)
+        start = self._schema.copy(arrays)
+        operation = self.node.soon(self._running.average, start, weight, rounds, reference)
+        return PendingStep(operation, partial(self._schema.add_difference, arrays, start))
 
     async def fetch_state(self) -> StateSnapshot | None:
         """See ``Averager.fetch_state``."""

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import Future
 from contextlib import suppress
+from functools import partial
 from types import TracebackType
 from typing import Any, Self
 
 from moshgrid.averaging.averager_setup import Compression, check_step, open_run, run_config, run_named_by
+from moshgrid.averaging.pending_step import PendingStep
 from moshgrid.averaging.report import RoundReport
 from moshgrid.averaging.state import StateSnapshot
 from moshgrid.p2p import Node
@@ -51,6 +52,7 @@ class Averager:
         self.node = node
         self.run_id = run_id
         self._owns_node = False
+        self._schema = config.schema
         self._core = node.call(open_run, node.host, config)
 
     @classmethod
@@ -112,13 +114,18 @@ class Averager:
         weight: float = 1.0,
         rounds: int = 1,
         reference: Sequence[Any] | None = None,
-    ) -> Future[RoundReport]:
-        """Starts ``step`` and returns a future of its report.
+    ) -> PendingStep:
+        """Starts averaging the values that ``arrays`` hold now, and returns a future of the report.
 
-        Leave ``arrays`` alone until it is done: they are read at its start and written at its end.
+        Train on meanwhile: once it is over, the thread that asks the future for its outcome adds to
+        ``arrays`` what the average differs by from the values at the start, so that progress made since is
+        kept. Costs a copy of the arrays. ``cancel()`` leaves them alone. Raises as ``step``, at once for
+        arrays of other shapes or dtypes, else from the future.
         """
         check_step(weight, rounds)
-        return self.node.soon(self._core.step, arrays, weight, rounds, reference)
+        start = self._schema.copy(arrays)
+        operation = self.node.soon(self._core.average, start, weight, rounds, reference)
+        return PendingStep(operation, partial(self._schema.add_difference, arrays, start))
 
     def fetch_state(self) -> StateSnapshot | None:
         """The newest average that peers sealed, downloaded from several of them and verified.

@@ -8,6 +8,7 @@ from typing import Any, TypeAlias
 
 from moshgrid.averaging.layout import arrange, codecs_of
 from moshgrid.averaging.manifest import MAX_MEMBERS
+from moshgrid.averaging.reducers import get_reducer
 from moshgrid.averaging.run_config import RunConfig
 from moshgrid.averaging.run_core import RunCore
 from moshgrid.averaging.schema import Schema
@@ -44,19 +45,20 @@ def run_config(
         raise ConfigurationError(
             f"min_group_size must be 2 to group_size ({group_size}), not {min_group_size!r}"
         )
-    if reducer != "mean":
-        raise ConfigurationError(f"there is no reducer {reducer!r}; there is: mean")
     if deadline is not None and not 0 < deadline <= 15:
         raise ConfigurationError(f"deadline must be more than 0 and at most 15 s, not {deadline!r}")
     schema = Schema.of(like)
     try:
         layout, order = arrange(_codecs_for(compression, schema.sizes), schema.sizes)
+        get_reducer(reducer)
         grouping = topology_by_name(topology, group_size)
     except (KeyError, ValueError) as error:
         raise ConfigurationError(error.args[0]) from None
     taken = [set(get_codec(name).dtypes) for name in codecs_of(layout)]
     dtype = schema.wire_dtype(sorted(set.intersection(*taken)))
-    return RunConfig(run_id, schema, grouping, group_size, min_group_size, layout, order, dtype, deadline)
+    return RunConfig(
+        run_id, schema, grouping, group_size, min_group_size, layout, order, dtype, reducer, deadline
+    )
 
 
 def _codecs_for(compression: Compression, sizes: Sequence[int]) -> tuple[str, ...]:

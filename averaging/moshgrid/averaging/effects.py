@@ -45,9 +45,10 @@ class Received:
 
 @dataclass(frozen=True, slots=True)
 class Heard:
-    """Some bytes came from a member, whatever they belong to."""
+    """Some bytes came from a member, whatever they belong to, and ``size`` in all since the last time."""
 
     member: int
+    size: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,10 +82,11 @@ class Reduced:
 
 @dataclass(frozen=True, slots=True)
 class MemberLost:
-    """The connection to a member is gone, or it broke the protocol."""
+    """The connection to a member is gone, or what it sent was ``refused``: it broke the protocol."""
 
     member: int
     reason: str
+    refused: bool = False
 
 
 RoundEvent = Received | Heard | PartArrived | ResultArrived | Reduced | MemberLost | DeadlinePassed

@@ -45,7 +45,8 @@ class Exchange:
             for delivered in self._delivered:
                 delivered.add(me)
         self._owner_now: list[int] = []
-        self._owed: dict[int, int] = {}
+        self._values_owed: dict[int, int] = {}
+        self._results_owed: dict[int, int] = {}
         self._recount()
 
     # What the seal and the round ask ---------------------------------------------------------------
@@ -71,9 +72,15 @@ class Exchange:
         """False when a result would be one version too many."""
         return digest in self._held[part] or len(self._held[part]) < MAX_VERSIONS
 
-    def waits_for(self, member: int) -> bool:
-        """True when this member can only go on after something that ``member`` has to send."""
-        return self._owed.get(member, 0) > 0
+    @property
+    def waits_for_values(self) -> frozenset[int]:
+        """Who has to send values before this member can average all that it owns."""
+        return frozenset(member for member, parts in self._values_owed.items() if parts)
+
+    @property
+    def waits_for_results(self) -> frozenset[int]:
+        """Who has to send results before this member has one of every part."""
+        return frozenset(member for member, parts in self._results_owed.items() if parts)
 
     def owner_of(self, part: int) -> int:
         """The first member not lost, from the part's owner on in roster order, that can reduce."""
@@ -110,7 +117,7 @@ class Exchange:
             return []
         self._delivered[part].add(member)
         if self.owner_of(part) == self._me and not self._held[part]:
-            self._owed[member] -= 1
+            self._values_owed[member] -= 1
         return self._reduce_if_whole(part)
 
     def reduced(self, part: int, digest: bytes, refused: Sequence[int]) -> list[RoundEffect]:
@@ -221,19 +228,22 @@ class Exchange:
         if digest in self._held[part]:
             return
         if not self._held[part]:
-            for member in self._owed_for(part):
-                self._owed[member] -= 1
+            self._count(part, -1)
         self._held[part].append(digest)
 
-    def _owed_for(self, part: int) -> set[int]:
-        """Who still has to send something so that this part gets a result here."""
+    def _count(self, part: int, change: int) -> None:
+        """Counts, or no longer counts, who has to send something so that this part gets a result here."""
         owner = self._owner_now[part]
-        return {owner} if owner != self._me else set(self._senders - self._delivered[part])
+        if owner != self._me:
+            self._results_owed[owner] += change
+            return
+        for member in self._senders - self._delivered[part]:
+            self._values_owed[member] += change
 
     def _recount(self) -> None:
         self._owner_now = [self._find_owner(part) for part in range(len(self._owners))]
-        self._owed = dict.fromkeys(range(self._members), 0)
+        self._values_owed = dict.fromkeys(range(self._members), 0)
+        self._results_owed = dict.fromkeys(range(self._members), 0)
         for part, held in enumerate(self._held):
             if not held:
-                for member in self._owed_for(part):
-                    self._owed[member] += 1
+                self._count(part, 1)

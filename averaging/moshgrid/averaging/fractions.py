@@ -8,10 +8,41 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-__all__ = ["part_counts", "water_filling"]
+__all__ = ["fair_fractions", "part_counts", "water_filling"]
 
 _CLAIM_LIMIT = 4.0
-"""A claimed bandwidth counts for at most this many times the median claim."""
+"""A claimed bandwidth counts for at most this many times the median claim, and so does the share."""
+_HALVINGS = 30
+
+
+def fair_fractions(claims: Sequence[float | None]) -> list[float]:
+    """Shares that sum to 1 for what members say of their bandwidth (any unit).
+
+    0: not known, counts as the median; None: does not reduce. Nobody can claim more than 4 × the share of
+    the member with the median claim. Raises ValueError when nobody can reduce.
+    """
+    known = sorted(claim for claim in claims if claim)
+    usual = known[len(known) // 2] if known else 1.0
+    bandwidths = [0.0 if claim is None else claim or usual for claim in claims]
+    if usual not in bandwidths:
+        raise ValueError("nobody in the group can reduce")
+    usual_member = bandwidths.index(usual)
+    fair, ceiling = usual, _CLAIM_LIMIT * usual
+    shares = _clamped(bandwidths, ceiling)
+    if max(shares) <= _CLAIM_LIMIT * shares[usual_member]:
+        return shares
+    for _ in range(_HALVINGS):
+        middle = (fair + ceiling) / 2
+        shares = _clamped(bandwidths, middle)
+        if max(shares) <= _CLAIM_LIMIT * shares[usual_member]:
+            fair = middle
+        else:
+            ceiling = middle
+    return _clamped(bandwidths, fair)
+
+
+def _clamped(bandwidths: Sequence[float], ceiling: float) -> list[float]:
+    return water_filling([min(bandwidth, ceiling) for bandwidth in bandwidths])
 
 
 def water_filling(bandwidths: Sequence[float]) -> list[float]:
@@ -19,22 +50,19 @@ def water_filling(bandwidths: Sequence[float]) -> list[float]:
 
     Raises ValueError when nobody can reduce.
     """
-    active = sorted(b for b in bandwidths if b > 0)
+    active = sorted((b for b in bandwidths if b > 0), reverse=True)
     if not active:
         raise ValueError("nobody in the group can reduce")
-    ceiling = _CLAIM_LIMIT * active[len(active) // 2]
-    clamped = [min(b, ceiling) for b in bandwidths]
     n = len(bandwidths)
     if n <= 2:
-        total = sum(clamped)
-        return [b / total for b in clamped]
-    descending = sorted((b for b in clamped if b > 0), reverse=True)
+        total = sum(bandwidths)
+        return [b / total for b in bandwidths]
     level = 0.0
-    for k in range(len(descending), 0, -1):
-        level = (n - 2 + k) / sum(descending[:k])
-        if level * descending[k - 1] >= 1:
+    for k in range(len(active), 0, -1):
+        level = (n - 2 + k) / sum(active[:k])
+        if level * active[k - 1] >= 1:
             break
-    shares = [max(0.0, (level * b - 1) / (n - 2)) if b > 0 else 0.0 for b in clamped]
+    shares = [max(0.0, (level * b - 1) / (n - 2)) if b > 0 else 0.0 for b in bandwidths]
     total = sum(shares)
     return [share / total for share in shares]
 

@@ -7,10 +7,12 @@ and the messages of a group whose manifest has just come.
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from typing import Any
 
-from moshgrid.averaging.layout import without_reference
-from moshgrid.averaging.leading import compose_manifest
+from moshgrid.averaging.early_joins import EarlyJoins
+from moshgrid.averaging.leader_watch import Equivocation, LeaderWatch, Restarted
+from moshgrid.averaging.leading import check_manifest, compose_manifest
 from moshgrid.averaging.links import Links
 from moshgrid.averaging.manifest import SignedManifest, open_manifest, sign_manifest
 from moshgrid.averaging.match_driver import MatchDriver
@@ -25,7 +27,6 @@ from moshgrid.averaging.messages import (
     Join,
     Leave,
     MatchMessage,
-    Offer,
     Ready,
     Refused,
 )
@@ -39,7 +40,6 @@ from moshgrid.p2p.identity import PeerId
 
 __all__ = ["GroupFinder"]
 
-_MAX_EARLY = 64
 _MAX_HELD = 256
 _LOBBY_SECONDS = 1.0
 _MAX_ATTENDED = 8
@@ -52,8 +52,15 @@ class GroupFinder:
     """One peer's way into groups, one search at a time."""
 
     def __init__(
-        self, host: Host, links: Links, membership: Membership, run: bytes, config: RunConfig
+        self,
+        host: Host,
+        links: Links,
+        membership: Membership,
+        run: bytes,
+        config: RunConfig,
+        leader_gone: Callable[[PeerId, bytes, str], None],
     ) -> None:
+        """``leader_gone(leader, group id, reason)``: a leader has left a group, by what it signed."""
         self._host = host
         self._links = links
         self._membership = membership
@@ -63,10 +70,13 @@ class GroupFinder:
         self._patience = Patience()
         self._matching: MatchDriver | None = None
         self._place = Place("")
-        self._early: dict[PeerId, Join] = {}
+        self._early = EarlyJoins()
         self._forming: SignedManifest | None = None
         self._found = b""
         self._held: list[tuple[PeerId, Frame]] = []
+        self._leader_gone = leader_gone
+        self._watch = LeaderWatch()
+        self._attempt = ("", 0, 0)
 
     async def find(
         self, place: Place, number: int, weight: float, reference: bytes = b""
@@ -77,8 +87,8 @@ class GroupFinder:
         """
         began = self._host.clock.now()
         group_key, self._place = place.key, place
-        offer = Offer(weight, 0.0, self._config.schema.digest, self._config.layout, True, reference)
         self._reference = reference
+        offer = self._config.offer(weight, self._links.bandwidth, reference)
         for key in (group_key, *place.other_keys(_MAX_ATTENDED)):
             self._membership.attend(key)
         machine = Matchmaking(
@@ -127,7 +137,8 @@ class GroupFinder:
         if matching is None:
             return
         if matching.group_key == group_key:
-            matching.seekers_are(self._membership.seekers(group_key, matching.round))
+            seekers = self._membership.seekers(group_key, matching.round)
+            matching.seekers_are([peer for peer in seekers if not self._is_skipped(peer)])
         matching.others_are_awaited(self._others_awaited(matching))
 
     def progressed(self) -> None:
@@ -138,7 +149,8 @@ class GroupFinder:
 
     def lost(self, peer: PeerId) -> None:
         """The link to a peer ended."""
-        self._early.pop(peer, None)
+        self._early.forget(peer)
+        self._watch.forget(peer)
         if self._matching is not None:
             self._matching.feed(PeerLost(peer))
 
@@ -155,6 +167,8 @@ class GroupFinder:
         match message:
             case Begin(manifest):
                 self._begin(peer, manifest, None)
+            case Join(key, number) if self._is_skipped(peer):
+                self._tell(peer, Refused(key, number, "you signed two manifests for one round", "", ()))
             case Join(key, number) if not self._is_matching(key, number):
                 self._join_elsewhere(peer, message)
             case Join() | Accepted() | Refused() | Leave() | Disbanded():
@@ -190,6 +204,8 @@ class GroupFinder:
         return _LOBBY_SECONDS if group_key == LOBBY else self._patience.seconds
 
     def _lead(self, formed: Formed, group_key: str, number: int) -> SignedManifest:
+        key, last, attempts = self._attempt
+        self._attempt = (group_key, number, attempts + 1 if (key, last) == (group_key, number) else 1)
         manifest = compose_manifest(
             self._run,
             group_key,
@@ -198,7 +214,9 @@ class GroupFinder:
             self._config.schema,
             self._config.layout,
             self._config.dtype,
+            self._config.reducer,
             self._host.rng,
+            self._attempt[2],
         )
         signed = sign_manifest(self._host.identity, manifest)
         self._forming, self._found = signed, signed.group_id
@@ -209,9 +227,13 @@ class GroupFinder:
     def _begin(self, sender: PeerId, raw: bytes, early: Frame | None) -> None:
         try:
             signed = open_manifest(raw, sender)
-            self._check_manifest(signed, sender)
+            check_manifest(signed, sender, self._host.peer_id, self._run, self._config, self._reference)
         except RemoteProtocolError as error:
             _log.warning("%s", error)
+            return
+        self._watch_leader(signed)
+        if self._is_skipped(signed.leader):
+            self._decline(signed, "its leader signed two manifests for one round")
             return
         if self._forming is not None or signed.group_id == self._found:
             return
@@ -228,20 +250,23 @@ class GroupFinder:
             self._hold(sender, early)
         matching.began(signed)
 
-    def _check_manifest(self, signed: SignedManifest, sender: PeerId) -> None:
-        manifest = signed.manifest
-        if self._host.peer_id not in signed.peers or manifest.run != self._run:
-            raise RemoteProtocolError(sender, "sent a manifest of others")
-        if manifest.schema != self._config.schema.digest or manifest.elements != self._config.schema.elements:
-            raise RemoteProtocolError(sender, "sent a manifest for other tensors")
-        layout = self._config.layout
-        if manifest.dtype != self._config.dtype.name or (manifest.codec, manifest.reference) not in (
-            (layout, self._reference),
-            (without_reference(layout), b""),
-        ):
-            raise RemoteProtocolError(sender, "sent a manifest with another codec or reference")
-        if len(signed.peers) > self._config.group_size:
-            raise RemoteProtocolError(sender, f"sent a manifest of {len(signed.peers)} members")
+    def _watch_leader(self, signed: SignedManifest) -> None:
+        match self._watch.saw(signed, self._host.clock.now()):
+            case Equivocation(leader, first, second):
+                manifest, both = signed.manifest, [first.raw.hex(), second.raw.hex()]
+                where = {"round": manifest.round, "group_key": manifest.group_key}
+                self._host.events.emit("equivocation", leader=leader, manifests=both, **where)
+                _log.warning(
+                    "%s signed two manifests for round %d; skipped for a while", leader, manifest.round
+                )
+                self._leader_gone(leader, first.group_id, "signed two manifests for one round")
+                if self._matching is not None:
+                    self._matching.feed(PeerLost(leader))
+            case Restarted(leader, before):
+                self._leader_gone(leader, before.group_id, "began the round anew with others")
+
+    def _is_skipped(self, peer: PeerId) -> bool:
+        return self._watch.is_skipped(peer, self._host.clock.now())
 
     def _decline(self, signed: SignedManifest, reason: str) -> None:
         for peer in signed.peers:
@@ -258,22 +283,18 @@ class GroupFinder:
 
     def _join_elsewhere(self, peer: PeerId, join: Join) -> None:
         """A request to lead a round that this peer is not seeking: kept if it may yet come to that."""
-        if join.round > self._membership.progress and (peer in self._early or len(self._early) < _MAX_EARLY):
-            self._early[peer] = join
-        else:
-            reason = f"round {join.round} is over here"
-            self._tell(peer, Refused(join.group_key, join.round, reason, "", ()))
+        if join.round <= self._membership.progress or not self._early.keep(peer, join):
+            self._refuse(peer, join, f"round {join.round} is over here")
 
     def _take_early_joins(self, matching: MatchDriver) -> None:
-        early, self._early = self._early, {}
-        for peer, join in early.items():
+        for peer, join in self._early.take(matching.round):
             if self._is_matching(join.group_key, join.round):
                 matching.feed(Told(peer, join))
-            elif join.round > matching.round:
-                self._early[peer] = join
             else:
-                reason = "this peer seeks another group in that round"
-                self._tell(peer, Refused(join.group_key, join.round, reason, "", ()))
+                self._refuse(peer, join, "this peer seeks another group in that round")
+
+    def _refuse(self, peer: PeerId, join: Join, reason: str) -> None:
+        self._tell(peer, Refused(join.group_key, join.round, reason, "", ()))
 
     def _tell(self, peer: PeerId, message: MatchMessage) -> None:
         self._links.send(peer, encode_frame(self._run, b"", message))

@@ -38,19 +38,25 @@ from moshgrid.averaging.messages import (
     Promise,
     Propose,
     Ready,
+    Refusing,
     Sealed,
     TakingOver,
     TooLow,
     Vote,
 )
 from moshgrid.averaging.seal import Seal, Sign, Verify
-from moshgrid.averaging.suspicion import PaceBook, Suspicion
+from moshgrid.averaging.suspicion import PaceBook, Suspicion, bytes_owed
 from moshgrid.p2p.machine import DeadlinePassed
 
 __all__ = ["GroupRound"]
 
 _ALIVE_EVERY = 0.1
 _LINGER = 5.0
+_END_WITHIN = 60.0
+_SLOWEST = 500_000.0
+"""Bytes per second; a round gives a member with such a link the time to send its values."""
+_STOOD_STILL = 5.0
+"""Seconds that this process was stopped, at most, before it takes the others to have gone on."""
 
 
 class GroupRound:
@@ -66,8 +72,9 @@ class GroupRound:
         now: float,
         *,
         start_within: float = 3.0,
-        end_within: float = 60.0,
+        end_within: float | None = None,
     ) -> None:
+        """``end_within``: seconds until an undecided round is given up; None: by the bytes it moves."""
         members = signed.manifest.members
         n = len(members)
         self._signed = signed
@@ -81,14 +88,18 @@ class GroupRound:
             frozenset(i for i, member in enumerate(members) if member.role != "client"),
         )
         self._seal = Seal(me, n, signed.group_id, self._exchange, sign, verify)
-        size = sum(signed.part_bytes(part) for part in range(len(signed.parts)))
-        self._suspicion = Suspicion(book, signed.peers, me, [2 * size] * n, now)
+        owed = bytes_owed(signed, me)
+        if end_within is None:
+            end_within = _END_WITHIN + signed.total_bytes / _SLOWEST
+        self._suspicion = Suspicion(book, signed.peers, me, owed, now, end_within / 2)
         self._ready: set[int] = {me}
         self._gone: dict[int, str] = {}
         self._suspected: dict[int, str] = {}
+        self.accused: dict[int, str] = {}
+        """Members of whom others say that they refused what those sent, with the reason."""
         self._sealed: set[int] = set()
         self._attestation = Attestation(signed.group_id, sign, verify)
-        self._start_due: float | None = now + start_within
+        self._start_due: float | None = now + max(start_within, self._suspicion.most_patient)
         self._end_due = now + end_within
         self._alive_due = now + _ALIVE_EVERY
         self.over = False
@@ -121,13 +132,18 @@ class GroupRound:
         """Takes one event and returns what is to be done, in order."""
         if self.finished:
             return []
+        late = now - (self.deadline or now)
+        if late > min(_STOOD_STILL, self._suspicion.most_patient) and not self.over:
+            return self._go_on(self._abort(f"this peer stood still for {late:.1f} s", now), now)
+        if late > 0:
+            self._suspicion.stood_still(late)
         effects: list[RoundEffect] = []
         match event:
             case Received(member, message):
                 self._suspicion.heard(member, now)
                 effects += self._receive(member, message, now)
-            case Heard(member):
-                self._suspicion.heard(member, now)
+            case Heard(member, size):
+                self._suspicion.heard(member, now, size)
             case PartArrived(member, part):
                 self._suspicion.heard(member, now)
                 effects += self._exchange.part_arrived(member, part)
@@ -137,7 +153,8 @@ class GroupRound:
                 self._seal.result_arrived(now)
             case Reduced(part, digest, refused):
                 effects += self._reduced(part, digest, refused)
-            case MemberLost(member, reason):
+            case MemberLost(member, reason, refused):
+                effects += self._refuse(member, reason) if refused else []
                 effects += self._member_gone(member, reason, now)
             case DeadlinePassed():
                 effects += self._deadline_passed(now)
@@ -155,13 +172,16 @@ class GroupRound:
                 return self._exchange.ready(member) + seal.repeat_for(member)
             case Decline(reason):
                 return self._member_gone(member, f"declined: {reason[:100]}", now)
-            case Alive():
-                return []
+            case Refusing(accused, reason):
+                said = f"{reason[:100]}, says {self._signed.peers[member]}"
+                self.accused.update({accused: said} if 0 <= accused < self._n else {})
             case TakingOver(parts, _):
                 return self._exchange.taking_over(member, parts)
             case Attested():
                 fault = self._attestation.fault(member, message)
-                return self._member_gone(member, fault, now) if fault else []
+                if fault is None:
+                    return []
+                return self._refuse(member, fault) + self._member_gone(member, fault, now)
             case Prepare():
                 return seal.prepare(member, message)
             case Promise():
@@ -197,6 +217,13 @@ class GroupRound:
         if digest:
             self._attestation.made(part, digest)
         return effects
+
+    def _refuse(self, member: int, reason: str) -> list[RoundEffect]:
+        """What a member sent is not used; the others are told why it is missing."""
+        if member in self._gone or member == self._me:
+            return []
+        told = [Send(other, Refusing(member, reason)) for other in self._others() if other != member]
+        return [Emit("refused", {"sender": self._signed.peers[member], "reason": reason}), *told]
 
     def _member_gone(self, member: int, reason: str, now: float) -> list[RoundEffect]:
         if member in self._gone or member == self._me:
@@ -239,8 +266,8 @@ class GroupRound:
         """What follows from any change: attest, advance the seal, end the round."""
         effects += self._seal.advance(now) if not self.over else []
         effects += self._attest()
-        self._suspicion.waiting(self._waited_for(), now)
         if not self.over:
+            self._suspicion.waiting(self._exchange.waits_for_values, self._exchange.waits_for_results, now)
             if self._seal.committed:
                 self._end(now + _LINGER)
             elif (self._n - len(self._gone)) * 2 <= self._n:
@@ -255,9 +282,9 @@ class GroupRound:
         return effects
 
     def _abort(self, reason: str, now: float) -> list[RoundEffect]:
-        # Told to all, so that who still waits for this member need not find out by waiting. Its
-        # results may still be fetched by others.
+        # Told to all, so that nobody waits for this member; its results may still be fetched.
         self._end(now + _LINGER)
+        self._seal.give_up()
         return [Abort(reason), *(Send(member, Decline(reason)) for member in self._others())]
 
     def _end(self, until: float) -> None:
@@ -271,8 +298,3 @@ class GroupRound:
 
     def _others(self) -> list[int]:
         return [m for m in range(self._n) if m != self._me and m not in self._gone and m in self._ready]
-
-    def _waited_for(self) -> frozenset[int]:
-        if self.over:
-            return frozenset()
-        return frozenset(m for m in range(self._n) if m != self._me and self._exchange.waits_for(m))

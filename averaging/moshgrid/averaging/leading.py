@@ -1,4 +1,6 @@
-"""Leading: what a leader writes into the manifest of the group that came together. Pure."""
+"""Leading: what a leader writes into the manifest of the group that came together, and what its
+followers check. Pure.
+"""
 
 from __future__ import annotations
 
@@ -8,14 +10,16 @@ from typing import Any
 
 import numpy as np
 
-from moshgrid.averaging.fractions import water_filling
+from moshgrid.averaging.fractions import fair_fractions
 from moshgrid.averaging.layout import largest_part, without_reference
-from moshgrid.averaging.manifest import Manifest, Member
+from moshgrid.averaging.manifest import Manifest, Member, SignedManifest
 from moshgrid.averaging.messages import Offer
+from moshgrid.averaging.run_config import RunConfig
 from moshgrid.averaging.schema import Schema
+from moshgrid.p2p.errors import RemoteProtocolError
 from moshgrid.p2p.identity import PeerId
 
-__all__ = ["compose_manifest"]
+__all__ = ["check_manifest", "compose_manifest"]
 
 
 def compose_manifest(
@@ -26,7 +30,9 @@ def compose_manifest(
     schema: Schema,
     layout: str,
     dtype: np.dtype[Any],
+    reducer: str,
     rng: random.Random,
+    attempt: int = 1,
 ) -> Manifest:
     """The manifest for ``members``, leader first; the others are shuffled, so that turns are fair.
 
@@ -37,9 +43,7 @@ def compose_manifest(
     leader, *others = members
     rng.shuffle(others)
     roster = [leader, *others]
-    known = sorted(offer.bandwidth for _, offer in roster if offer.bandwidth > 0)
-    usual = known[len(known) // 2] if known else 1.0
-    fractions = water_filling([(offer.bandwidth or usual) if offer.reduces else 0.0 for _, offer in roster])
+    fractions = fair_fractions([offer.bandwidth if offer.reduces else None for _, offer in roster])
     references = {offer.reference for _, offer in roster}
     reference = references.pop() if len(references) == 1 else b""
     if references:
@@ -59,4 +63,26 @@ def compose_manifest(
         schema=schema.digest,
         reference=reference,
         nonce=rng.randbytes(16),
+        reducer=reducer,
+        attempt=attempt,
     )
+
+
+def check_manifest(
+    signed: SignedManifest, sender: PeerId, me: PeerId, run: bytes, config: RunConfig, reference: bytes
+) -> None:
+    """Raises RemoteProtocolError, blaming ``sender``, for a manifest that is not for this peer and run."""
+    manifest, schema = signed.manifest, config.schema
+    if me not in signed.peers or manifest.run != run:
+        raise RemoteProtocolError(sender, "sent a manifest of others")
+    if manifest.schema != schema.digest or manifest.elements != schema.elements:
+        raise RemoteProtocolError(sender, "sent a manifest for other tensors")
+    if manifest.dtype != config.dtype.name or (manifest.codec, manifest.reference) not in (
+        (config.layout, reference),
+        (without_reference(config.layout), b""),
+    ):
+        raise RemoteProtocolError(sender, "sent a manifest with another codec or reference")
+    if manifest.reducer != config.reducer:
+        raise RemoteProtocolError(sender, f"sent a manifest with the reducer {manifest.reducer}")
+    if len(signed.peers) > config.group_size:
+        raise RemoteProtocolError(sender, f"sent a manifest of {len(signed.peers)} members")

@@ -13,6 +13,7 @@ from typing import Protocol
 import trio
 
 from moshgrid.averaging.part_memory import PartMemory, Payload
+from moshgrid.averaging.throughput import Throughput
 from moshgrid.averaging.wire import MAX_FRAME, Frame, decode_frame
 from moshgrid.p2p.errors import MoshgridError, RemoteProtocolError, Unreachable
 from moshgrid.p2p.framing import FrameReader, send_frame
@@ -39,8 +40,8 @@ class LinkUser(Protocol):
         """A whole frame of this run came from ``peer``."""
         ...
 
-    def bytes_arrived(self, peer: PeerId) -> None:
-        """Some bytes came from ``peer``, of whatever run."""
+    def bytes_arrived(self, peer: PeerId, count: int) -> None:
+        """``count`` bytes came from ``peer``, of whatever run."""
         ...
 
     def link_lost(self, peer: PeerId, reason: str) -> None:
@@ -58,6 +59,7 @@ class Links:
         self._inbound: dict[PeerId, Stream] = {}
         self.memory = PartMemory()
         """What frames are received into; parts to be sent may be encoded into it."""
+        self._throughput = Throughput()
         host.network.serve(PROTOCOL, self._receive)
         host.network.on_lost(lambda peer: self._lost(peer, "the connection was lost"))
 
@@ -69,6 +71,11 @@ class Links:
             links = host.layers[_LAYER] = cls(host)
         assert isinstance(links, Links)
         return links
+
+    @property
+    def bandwidth(self) -> float:
+        """Bytes per second that this host was measured to move each way; 0 when not known yet."""
+        return self._throughput.bandwidth
 
     def attach(self, run: bytes, user: LinkUser) -> None:
         """Hands frames of ``run`` (16 bytes) to ``user``. Raises ValueError when it has one already."""
@@ -108,6 +115,7 @@ class Links:
             async for header, payload in queue:
                 with trio.fail_after(_SEND_SECONDS):
                     await send_frame(stream, header, payload)
+                self._throughput.sent(len(header) + len(payload), trio.current_time())
         except trio.TooSlowError:
             reason = "took no bytes for too long" if stream else f"no connection within {_OPEN_SECONDS:.0f} s"
         except MoshgridError as error:
@@ -148,9 +156,10 @@ class Links:
         if not replaced:
             self._lost(stream.peer, reason)
 
-    def _heard(self, peer: PeerId) -> None:
+    def _heard(self, peer: PeerId, count: int) -> None:
+        self._throughput.received(count, trio.current_time())
         for user in self._users.values():
-            user.bytes_arrived(peer)
+            user.bytes_arrived(peer, count)
 
     def _lost(self, peer: PeerId, reason: str) -> None:
         outbox = self._outboxes.get(peer)
@@ -163,10 +172,11 @@ class Links:
 class _Listening:
     """A stream that tells, now and then, that bytes come in."""
 
-    def __init__(self, stream: Stream, heard: Callable[[PeerId], None]) -> None:
+    def __init__(self, stream: Stream, heard: Callable[[PeerId, int], None]) -> None:
         self._stream = stream
         self._heard = heard
         self._told = 0.0
+        self._untold = 0
         self.peer = stream.peer
         self.protocol = stream.protocol
         self.send = stream.send
@@ -176,19 +186,21 @@ class _Listening:
 
     async def receive(self, max_bytes: int = 65536) -> bytes:
         data = await self._stream.receive(max_bytes)
-        self._tell()
+        self._tell(len(data))
         return data
 
     async def receive_into(self, buffer: bytearray | memoryview) -> int:
         count = await self._stream.receive_into(buffer)
-        self._tell()
+        self._tell(count)
         return count
 
-    def _tell(self) -> None:
+    def _tell(self, count: int) -> None:
+        self._untold += count
         now = trio.current_time()
         if now >= self._told + _HEARD_EVERY:
             self._told = now
-            self._heard(self.peer)
+            self._heard(self.peer, self._untold)
+            self._untold = 0
 
 
 def _reason(error: MoshgridError) -> str:

@@ -17,6 +17,7 @@ from blake3 import blake3
 from moshgrid.averaging.fractions import part_counts
 from moshgrid.averaging.layout import cut
 from moshgrid.averaging.messages import MAX_WEIGHT
+from moshgrid.averaging.reducers import Reducer, get_reducer
 from moshgrid.compression import Codec
 from moshgrid.p2p.decoding import decode
 from moshgrid.p2p.envelope import open_envelope, seal
@@ -65,6 +66,9 @@ class Manifest(msgspec.Struct, frozen=True):
     """Digest of the reference state that is subtracted before encoding; empty for none."""
     nonce: bytes
     """16 random bytes: no two rounds share a group id."""
+    reducer: str = "mean"
+    attempt: int = 1
+    """How often this leader has begun this round under this group key; it never signs two alike."""
 
 
 _decoder = msgspec.msgpack.Decoder(Manifest)
@@ -93,6 +97,7 @@ class SignedManifest:
         self.raw = raw
         self.group_id = blake3(payload).digest()
         self.peers: tuple[PeerId, ...] = tuple(PeerId(member.peer) for member in manifest.members)
+        self.reducer: Reducer = get_reducer(manifest.reducer)
         self.dtype: np.dtype[Any] = np.dtype(manifest.dtype)
         self.parts = _assign_parts(manifest)
 
@@ -100,6 +105,11 @@ class SignedManifest:
     def leader(self) -> PeerId:
         """The member that signed, and whose ballot is 0."""
         return self.peers[0]
+
+    @property
+    def total_bytes(self) -> int:
+        """The encoded length of the whole vector."""
+        return sum(self.part_bytes(part) for part in range(len(self.parts)))
 
     def part_bytes(self, part: int) -> int:
         """The encoded length of a part."""
@@ -163,7 +173,9 @@ def _check(manifest: Manifest, author: PeerId) -> None:
         raise ValueError("the sizes make no sense")
     if len(manifest.run) != 16 or len(manifest.schema) != 32 or len(manifest.nonce) != 16:
         raise ValueError("an id has the wrong length")
-    if len(manifest.reference) not in (0, 32) or len(manifest.group_key) > 128 or manifest.round < 1:
+    if len(manifest.reference) not in (0, 32) or len(manifest.group_key) > 128:
+        raise ValueError("a field is out of range")
+    if manifest.round < 1 or manifest.attempt < 1:
         raise ValueError("a field is out of range")
 
 

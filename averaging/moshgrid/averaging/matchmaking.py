@@ -172,6 +172,8 @@ class Matchmaking:
             return [self._refuse(peer, "your tensors differ in number, shape or dtype from the group's")]
         if offer.codec != self._offer.codec:
             return [self._refuse(peer, f"this group uses the codec {self._offer.codec}")]
+        if offer.reducer != self._offer.reducer:
+            return [self._refuse(peer, f"this group uses the reducer {self._offer.reducer}")]
         if self.leader is not None:
             return [self._refuse(peer, "following another leader", self.leader)]
         if rank(self._key, self._round, peer) < self._my_rank:

@@ -30,6 +30,7 @@ __all__ = [
     "Propose",
     "Ready",
     "Refused",
+    "Refusing",
     "ResultData",
     "Sealed",
     "TakingOver",
@@ -58,6 +59,7 @@ class Offer(msgspec.Struct, frozen=True, array_like=True):
     schema: bytes
     codec: str
     reduces: bool
+    reducer: str = "mean"
     reference: bytes = b""
     """Digest of the state that this peer can subtract before encoding; empty for none."""
 
@@ -156,6 +158,13 @@ class Attested(_Message, frozen=True):
     signature: bytes
 
 
+class Refusing(_Message, frozen=True):
+    """The sender refuses what a member sent it; for the others' reports, and no more than a claim."""
+
+    member: int
+    reason: str
+
+
 class TakingOver(_Message, frozen=True):
     """The sender reduces these parts in the place of a lost member."""
 
@@ -240,6 +249,7 @@ GroupMessage = (
     | PartData
     | ResultData
     | Attested
+    | Refusing
     | TakingOver
     | Prepare
     | Promise

@@ -1,7 +1,6 @@
 """The arithmetic of a round: encode own parts, average what members sent, hash, apply. No awaits.
 
-Runs in worker threads. Sums are taken in roster order, in float32 (float64 for float64 data), with
-weights scaled to sum to 1 first so that large finite values cannot overflow.
+Runs in worker threads, in float32 (float64 for float64 data). How values are combined is the reducer's.
 """
 
 from __future__ import annotations
@@ -75,36 +74,36 @@ def average_part(
     own: FlatArrays,
     memory: PartMemory,
 ) -> Average | None:
-    """The weighted mean of the members in ``inputs`` (None stands for ``own`` values, not encoded).
+    """What the round's reducer makes of ``inputs`` (None stands for ``own`` values, not encoded).
 
     None when nobody's values could be used. Values that do not decode or are not finite are refused.
     """
     span, dtype = signed.parts[part], signed.dtype
     weights = [member.weight for member in signed.manifest.members]
     mean = _scratch.vector("mean", span.elements, dtype)
-    scaled = _scratch.vector("scaled", span.elements, dtype)
+    decoded = _scratch.vector("decoded", span.elements, dtype)
     refused: dict[int, str] = {}
-    while True:
-        usable = [member for member in sorted(inputs) if member not in refused]
-        total = sum(weights[member] for member in usable)
-        if total <= 0:
-            return None
-        mean.fill(0)
-        for member in usable:
-            try:
-                values = _values(signed, part, inputs[member], own)
-            except CodecError as error:
-                refused[member] = str(error)
-                break  # the weights of the others add up to something else now
-            np.multiply(values, dtype.type(weights[member] / total), out=scaled)
-            np.add(mean, scaled, out=mean)
-        else:
-            break
+    usable: dict[int, Vector] = {}
+    for index, member in enumerate(sorted(inputs)):
+        data = inputs[member]
+        if data is None:
+            usable[member] = own.read(span.start, span.stop)
+            continue
+        values = _scratch.vector(f"input {index}", span.elements, dtype)
+        try:
+            span.codec.decode_into(data, values)
+        except CodecError as error:
+            refused[member] = str(error)
+            continue
+        usable[member] = values
+    if not usable:
+        return None
+    signed.reducer.reduce(list(usable.values()), [weights[member] for member in usable], mean)
     data = memory.allocate(signed.part_bytes(part))
     span.codec.encode_into(mean, data)
-    span.codec.decode_into(data, scaled)
+    span.codec.decode_into(data, decoded)
     exact = mean[:_SAMPLED].astype(np.float64)
-    lost = scaled[:_SAMPLED] - exact
+    lost = decoded[:_SAMPLED] - exact
     bitmap = sum(1 << member for member in usable)
     return Average(
         data,
@@ -114,15 +113,6 @@ def average_part(
         float(np.sum(exact * exact)),
         refused,
     )
-
-
-def _values(signed: SignedManifest, part: int, data: bytes | memoryview | None, own: FlatArrays) -> Vector:
-    span = signed.parts[part]
-    if data is None:
-        return own.read(span.start, span.stop)
-    decoded = _scratch.vector("decoded", span.elements, signed.dtype)
-    span.codec.decode_into(data, decoded)
-    return decoded
 
 
 def apply_results(signed: SignedManifest, data: Sequence[bytes | memoryview], arrays: FlatArrays) -> str:

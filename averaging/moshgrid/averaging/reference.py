@@ -9,6 +9,7 @@ import numpy as np
 
 from moshgrid.averaging.flat_arrays import FlatArrays, Vector
 from moshgrid.averaging.run_config import RunConfig
+from moshgrid.averaging.run_values import RunValues
 from moshgrid.compression import CodecError, add_reference, reference_digest, subtract_reference
 from moshgrid.p2p.errors import ConfigurationError
 
@@ -22,8 +23,9 @@ class Reference:
     """
 
     def __init__(self, config: RunConfig, arrays: Sequence[Any]) -> None:
-        flat = FlatArrays(config.arranged(config.schema.check(arrays)), config.dtype)
-        self._vector = flat.read(0, flat.elements).copy()
+        config.schema.check(arrays)
+        flat = RunValues(config, arrays, copied=True).flat
+        self._vector = flat.read(0, flat.elements)
         if not np.isfinite(self._vector).all():
             raise ConfigurationError("the reference holds NaN or infinite values")
         self.digest = reference_digest(self._vector)

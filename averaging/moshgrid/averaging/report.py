@@ -88,8 +88,13 @@ def _size(count: float) -> str:
     return f"{count:.1f} GB"
 
 
-def report_of(signed: SignedManifest, lost: Mapping[int, str], result: RoundResult) -> RoundReport:
-    """What a round's manifest, losses (by roster index) and result amount to; without its times."""
+def report_of(
+    signed: SignedManifest, lost: Mapping[int, str], accused: Mapping[int, str], result: RoundResult
+) -> RoundReport:
+    """What a round's manifest, losses (by roster index) and result amount to; without its times.
+
+    ``accused``: of whom others say that they refused its values. That counts where the result bears it out.
+    """
     peers, members = signed.peers, signed.manifest.members
     weighted = [index for index, member in enumerate(members) if member.weight > 0]
     elements = dict.fromkeys(weighted, 0)
@@ -98,11 +103,12 @@ def report_of(signed: SignedManifest, lost: Mapping[int, str], result: RoundResu
             if bitmap >> index & 1:
                 elements[index] += span.elements
     shares = {index: count / signed.manifest.elements for index, count in elements.items()}
+    borne_out = {index: said for index, said in accused.items() if shares.get(index, 1.0) < 1.0}
     return RoundReport(
         round=signed.manifest.round,
         group=peers,
         contributors={peers[index]: share for index, share in shares.items()},
-        dropped={peers[index]: reason for index, reason in lost.items()},
+        dropped={peers[index]: reason for index, reason in {**borne_out, **lost}.items()},
         committed=result.committed,
         reason=result.reason,
         completeness=sum(shares.values()) / len(weighted),

@@ -62,10 +62,11 @@ class RoundDriver:
     ) -> None:
         self._host = host
         self._links = links
-        self._signed = signed
+        self.signed = signed
         self._me = signed.peers.index(host.peer_id)
         self._index = {peer: index for index, peer in enumerate(signed.peers)}
         self._machine = GroupRound(signed, self._me, host.identity.sign, self._verify, book, host.clock.now())
+        self.accused = self._machine.accused
         self._parts = RoundParts(signed, self._me, arrays, links.memory, offload, self._put, self._send)
         self._outbox, self._inbox = trio.open_memory_channel[RoundEvent](_MAX_INBOX)
         self._scope = trio.CancelScope()
@@ -98,7 +99,7 @@ class RoundDriver:
         return self.result
 
     def _leave(self) -> None:
-        for member in range(len(self._signed.peers)):
+        for member in range(len(self.signed.peers)):
             if member != self._me:
                 self._send(member, Decline("its step was cancelled"))
         self._scope.cancel()
@@ -112,10 +113,10 @@ class RoundDriver:
         if event is not None:
             self._put(event)
 
-    def heard(self, peer: str) -> None:
-        """Bytes came from a peer, of whatever."""
+    def heard(self, peer: str, count: int) -> None:
+        """``count`` bytes came from a peer, of whatever."""
         if (member := self._index.get(peer)) is not None:  # type: ignore[call-overload]
-            self._put(Heard(member))
+            self._put(Heard(member, count))
 
     def lost_link(self, peer: str, reason: str) -> None:
         """The link to a peer ended."""
@@ -135,18 +136,16 @@ class RoundDriver:
             case PartData() | ResultData():
                 self._parts.arrived(member, message, payload)
             case Ready(manifest, signature):
-                peer = self._signed.peers[member]
-                if manifest != self._signed.raw or not is_countersigned(
-                    peer, self._signed.group_id, signature
-                ):
-                    return MemberLost(member, "countersigned wrongly")
+                peer = self.signed.peers[member]
+                if manifest != self.signed.raw or not is_countersigned(peer, self.signed.group_id, signature):
+                    return MemberLost(member, "countersigned wrongly", refused=True)
                 return Received(member, message)
             case _ if isinstance(message, GroupMessage):
                 return Received(member, message)
         return None
 
     def _verify(self, member: int, signature: bytes, message: bytes) -> bool:
-        return verify(public_key_of(self._signed.peers[member]), signature, message)
+        return verify(public_key_of(self.signed.peers[member]), signature, message)
 
     # The loop ---------------------------------------------------------------------------------------
 
@@ -156,7 +155,7 @@ class RoundDriver:
             with self._scope:
                 async with trio.open_nursery() as nursery:
                     self._parts.open(nursery)
-                    signature = countersign(self._host.identity, self._signed.group_id)
+                    signature = countersign(self._host.identity, self.signed.group_id)
                     await self._perform(self._machine.start(signature, clock.now()))
                     while not self._machine.finished:
                         event: RoundEvent = DeadlinePassed()
@@ -166,7 +165,7 @@ class RoundDriver:
                         await self._perform(self._machine.handle(event, clock.now()))
                     nursery.cancel_scope.cancel()
         except Exception:  # the root of this round's task: a bug here must not take the node down
-            _log.exception("round %d failed", self._signed.manifest.round)
+            _log.exception("round %d failed", self.signed.manifest.round)
             self.result.reason = "internal error; the log has the details"
         finally:
             if not self._over.is_set():
@@ -202,10 +201,10 @@ class RoundDriver:
 
     def emit(self, event: str, **fields: Any) -> None:
         """Writes to the event log, with the round and the group."""
-        manifest = self._signed.manifest
-        self._host.events.emit(event, round=manifest.round, group=self._signed.group_id.hex(), **fields)
+        manifest = self.signed.manifest
+        self._host.events.emit(event, round=manifest.round, group=self.signed.group_id.hex(), **fields)
 
     def _send(self, member: int, message: GroupMessage, payload: Payload = b"") -> None:
-        header = encode_frame(self._signed.manifest.run, self._signed.group_id, message)
+        header = encode_frame(self.signed.manifest.run, self.signed.group_id, message)
         self.result.bytes_sent += len(payload)
-        self._links.send(self._signed.peers[member], header, payload)
+        self._links.send(self.signed.peers[member], header, payload)

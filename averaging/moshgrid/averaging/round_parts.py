@@ -113,12 +113,16 @@ class RoundParts:
         """Values or a result came; what the manifest does not allow costs the sender its seat."""
         part = message.part
         if not 0 <= part < len(self._signed.parts):
-            self._put(MemberLost(member, f"named a part {part} that does not exist"))
+            self._refuse(member, f"named a part {part} that does not exist")
         elif len(payload) != self._signed.part_bytes(part):
-            self._put(MemberLost(member, f"sent {len(payload)} bytes for part {part}"))
+            self._refuse(member, f"sent {len(payload)} bytes for part {part}")
         elif isinstance(message, ResultData):
             self._result_arrived(member, message, payload)
-        elif (member, part) not in self._inputs:
+        elif (member, part) in self._inputs:
+            self._refuse(member, f"sent its values of part {part} twice")
+        elif self._signed.manifest.members[member].weight == 0:
+            self._refuse(member, "sent values, though it has no weight in this round")
+        else:
             self._inputs[member, part] = payload
             self.result.bytes_received += len(payload)
             self._put(PartArrived(member, part))
@@ -137,7 +141,13 @@ class RoundParts:
             else:
                 self._results[part, digest] = (contributors, payload)
         self.result.bytes_received += len(payload)
-        self._put(MemberLost(member, fault) if fault else ResultArrived(member, part, digest))
+        if fault:
+            self._refuse(member, fault)
+        else:
+            self._put(ResultArrived(member, part, digest))
+
+    def _refuse(self, member: int, reason: str) -> None:
+        self._put(MemberLost(member, reason, refused=True))
 
     # What is asked for ------------------------------------------------------------------------------
 
@@ -176,14 +186,14 @@ class RoundParts:
             return
         if average is None:
             for member in wanted.contributors:
-                self._put(MemberLost(member, "sent values that cannot be used"))
+                self._refuse(member, "sent values that cannot be used")
             self._put(Reduced(part, b"", wanted.contributors))
             return
         for member in wanted.contributors:
             if member != self._me:
                 self._inputs[member, part] = b""  # its memory is wanted for what comes next
         for member, reason in average.refused.items():
-            self._put(MemberLost(member, reason))
+            self._refuse(member, reason)
         self._results[part, average.digest] = (average.contributors, average.data)
         self.result.squared_error += average.squared_error
         self.result.squared_norm += average.squared_norm

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from moshgrid.averaging.messages import Offer
 from moshgrid.averaging.schema import Schema
 from moshgrid.averaging.topology import Topology
 
@@ -29,9 +30,15 @@ class RunConfig:
     """The arrays' indices in the order in which they stand in the flat vector."""
     dtype: np.dtype[Any]
     """Of the flat vector: float64 or float32."""
+    reducer: str = "mean"
     deadline: float | None = None
     """Seconds that a step may look for a group in all; None adapts."""
 
     def arranged(self, arrays: Sequence[Any]) -> list[Any]:
         """``arrays`` in the order of the flat vector."""
         return [arrays[index] for index in self.order]
+
+    def offer(self, weight: float, bandwidth: float, reference: bytes) -> Offer:
+        """What this peer brings to a group; ``reference``: the digest of what it can subtract."""
+        digest = self.schema.digest
+        return Offer(weight, bandwidth, digest, self.layout, True, self.reducer, reference)

@@ -20,12 +20,15 @@ from moshgrid.averaging.links import Links
 from moshgrid.averaging.manifest import SignedManifest
 from moshgrid.averaging.membership import Membership
 from moshgrid.averaging.part_work import Offload, in_threads
+from moshgrid.averaging.pending_step import Averaged
 from moshgrid.averaging.plan_exchange import PlanExchange
 from moshgrid.averaging.reference import Difference, Reference
 from moshgrid.averaging.report import RoundReport, report_of
 from moshgrid.averaging.round_driver import RoundDriver
 from moshgrid.averaging.round_parts import RoundResult
 from moshgrid.averaging.run_config import RunConfig
+from moshgrid.averaging.run_rounds import RunRounds
+from moshgrid.averaging.run_values import RunValues
 from moshgrid.averaging.state import Description, SealedState, StateSnapshot, plain_state
 from moshgrid.averaging.state_transfer import StateServer, fetch_state
 from moshgrid.averaging.suspicion import PaceBook
@@ -38,12 +41,10 @@ from moshgrid.p2p.identity import PeerId
 
 __all__ = ["RunCore", "run_digest"]
 
-_MAX_EARLY = 64
-_MAX_ROUNDS_KEPT = 4
 _ATTEMPTS = 5
 _STATE_ATTEMPTS = 4
 _STATE_RETRY_SECONDS = 0.5
-_LOBBY_SECONDS = 1.0
+_NEWS_SECONDS = 1.0
 
 _log = logging.getLogger("moshgrid.averaging")
 
@@ -71,10 +72,12 @@ class RunCore:
             plan_seen=lambda value, author: self._plans.seen(value, author),
         )
         self._plans = PlanExchange(host, self._membership, config.group_size)
-        self._finder = GroupFinder(host, self._links, self._membership, self._run, config)
+        self._rounds = RunRounds(host, self._links, self._run)
+        self._finder = GroupFinder(
+            host, self._links, self._membership, self._run, config, self._rounds.leader_gone
+        )
         self._book = PaceBook()
         self._stepping = trio.Lock()
-        self._rounds: dict[bytes, RoundDriver] = {}
         self._sealed: SealedState | None = None
         self._closed = False
 
@@ -135,27 +138,43 @@ class RunCore:
 
         ``reference``: arrays that all members share; what is encoded is the difference to them.
         """
+        self._config.schema.check(arrays)
         async with self._stepping:
-            views = self._config.arranged(self._config.schema.check(arrays))
-            shared = None
-            if reference is not None:
-                shared = await self._offload(Reference, self._config, reference)
-            report: RoundReport | None = None
-            for _ in range(rounds):
-                if self._closed:
-                    raise Closed("the averager was closed")
-                one = await self._one_round(FlatArrays(views, self._config.dtype), weight, shared)
-                report = one if report is None else report.followed_by(one)
-            assert report is not None
-            return report
+            values = await self._offload(RunValues, self._config, arrays)
+            return await self._average(values, weight, rounds, reference)
 
-    async def _one_round(self, values: FlatArrays, weight: float, shared: Reference | None) -> RoundReport:
-        if not await self._offload(values.is_finite):
+    async def average(
+        self, arrays: Sequence[Any], weight: float, rounds: int, reference: Sequence[Any] | None = None
+    ) -> Averaged:
+        """As ``step``, but leaves ``arrays`` alone and returns the last average beside the report."""
+        self._config.schema.check(arrays)
+        async with self._stepping:
+            values = await self._offload(RunValues, self._config, arrays, True)
+            report = await self._average(values, weight, rounds, reference)
+            return report, values.averages
+
+    async def _average(
+        self, values: RunValues, weight: float, rounds: int, reference: Sequence[Any] | None
+    ) -> RoundReport:
+        shared = None
+        if reference is not None:
+            shared = await self._offload(Reference, self._config, reference)
+        report: RoundReport | None = None
+        for _ in range(rounds):
+            if self._closed:
+                raise Closed("the averager was closed")
+            one = await self._one_round(values, weight, shared)
+            report = one if report is None else report.followed_by(one)
+        assert report is not None
+        return report
+
+    async def _one_round(self, values: RunValues, weight: float, shared: Reference | None) -> RoundReport:
+        if not await self._offload(values.flat.is_finite):
             raise ConfigurationError(
                 "the arrays hold NaN or infinite values, which would spoil everybody's average; "
                 "they were not sent"
             )
-        difference = await self._offload(shared.subtracted_from, values) if shared else None
+        difference = await self._offload(shared.subtracted_from, values.flat) if shared else None
         began = self._host.clock.now()
         reasons: list[str] = []
         report: RoundReport | None = None
@@ -178,6 +197,11 @@ class RunCore:
                     continue  # others went on without this peer: on to the round where they are
             if lobby:
                 break
+            if report is not None:  # its group went on without it, or fell apart: where is the run now?
+                with trio.move_on_after(_NEWS_SECONDS):
+                    await self._membership.refresh()
+                if self._membership.progress >= number:
+                    continue
             lobby = True
         reason = "; then: ".join(dict.fromkeys(reasons))
         self._host.events.emit("no_group", round=number, reason=reason)
@@ -187,7 +211,7 @@ class RunCore:
     async def _take_part(
         self,
         signed: SignedManifest,
-        values: FlatArrays,
+        values: RunValues,
         difference: Difference | None,
         began: float,
     ) -> RoundReport:
@@ -196,11 +220,13 @@ class RunCore:
         ``difference`` to the reference is averaged in the place of the values when there is one.
         """
         matched = self._host.clock.now()
-        driver = self._begin(signed, difference.values if difference else values)
+        driver = self._begin(signed, difference.values if difference else values.flat)
         result = await driver.run()
-        report = report_of(signed, driver.lost, result)
+        report = report_of(signed, driver.lost, driver.accused, result)
         if result.committed:
-            plain = await self._offload(difference.write_to, values) if difference else None
+            with trio.CancelScope(shield=True):  # all of the arrays take the average on, or none
+                plain = await self._offload(difference.write_to, values.flat) if difference else None
+                await self._offload(values.changed)
             driver.emit("applied", digest=report.digest, completeness=report.completeness)
             await self._seal(signed, result, plain)
         reduced = self._host.clock.now()
@@ -251,33 +277,24 @@ class RunCore:
         if not frame.group:
             self._membership.seen(peer)
             self._finder.match_frame(peer, frame.message)
-        elif (driver := self._rounds.get(frame.group)) is not None:
-            driver.arrived(peer, frame)
-        else:
+        elif not self._rounds.frame_arrived(peer, frame):
             self._finder.group_frame(peer, frame)
 
-    def bytes_arrived(self, peer: PeerId) -> None:
-        """Something came from a peer."""
-        for driver in self._rounds.values():
-            driver.heard(peer)
+    def bytes_arrived(self, peer: PeerId, count: int) -> None:
+        """``count`` bytes came from a peer."""
+        self._rounds.bytes_arrived(peer, count)
 
     def link_lost(self, peer: PeerId, reason: str) -> None:
         """A link ended: whatever waits for that peer is told."""
         self._membership.lost(peer)
-        for driver in self._rounds.values():
-            driver.lost_link(peer, reason)
+        self._rounds.link_lost(peer, reason)
         self._finder.lost(peer)
 
     def _begin(self, signed: SignedManifest, values: FlatArrays) -> RoundDriver:
-        size = sum(signed.part_bytes(part) for part in range(len(signed.parts)))
-        self._links.memory.keep(self._run, 2 * size)
+        self._links.memory.keep(self._run, 2 * signed.total_bytes)
         driver = RoundDriver(self._host, self._links, signed, values, self._book, self._offload)
-        self._rounds[signed.group_id] = driver
+        self._rounds.add(driver)
         for peer, frame in self._finder.held_frames():
             driver.arrived(peer, frame)
         driver.emit("manifest", members=list(signed.peers), leader=signed.leader)
-        for old in [key for key, one in self._rounds.items() if one.finished.is_set()]:
-            del self._rounds[old]
-        while len(self._rounds) > _MAX_ROUNDS_KEPT:
-            del self._rounds[next(iter(self._rounds))]
         return driver

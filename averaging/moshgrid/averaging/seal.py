@@ -65,13 +65,14 @@ class Seal:
         self._fetching = Fetching(me, members, exchange)
         self._ballot_due: float | None = None
         self.committed = False
+        self._given_up = False
 
     # What the round asks ---------------------------------------------------------------------------
 
     @property
     def deadline(self) -> float | None:
         """When to call ``deadline_passed``."""
-        if self.committed:
+        if self.committed or self._given_up:
             return None
         due = [at for at in (self._fetching.deadline, self._ballot_due) if at is not None]
         return min(due, default=None)
@@ -81,10 +82,14 @@ class Seal:
         """True when the decision is known here, whether or not its bytes are."""
         return self._votes.decision is not None
 
+    def give_up(self) -> None:
+        """This member will not apply the decision any more; it goes on answering others."""
+        self._given_up = True
+
     def advance(self, now: float) -> list[RoundEffect]:
         """Goes as far as what is known and held allows; to be called after anything changed."""
         effects: list[RoundEffect] = []
-        if self.committed:
+        if self.committed or self._given_up:
             return effects
         if self._votes.decision is not None:
             ballot, value = self._votes.decision

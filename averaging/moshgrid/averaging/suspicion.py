@@ -1,24 +1,30 @@
 """Suspicion: when a member that went silent, or is too slow, is no longer waited for.
 
 Adaptive to each member: it is suspected when no byte came for max(250 ms, 4 × its largest usual gap), or
-when what is waited for takes 3 × as long as its bytes should at its own measured rate. A wrong
-suspicion costs traffic, never correctness.
+when what is waited for takes 3 × as long as its bytes should at its own measured rate, in this round or
+in earlier ones. A reducer can only be as quick as the slowest sender, and is given that time on top. Time
+in which this peer itself stood still is nobody's silence. A wrong suspicion costs traffic, never
+correctness.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from moshgrid.averaging.manifest import SignedManifest
 from moshgrid.p2p.identity import PeerId
 
-__all__ = ["PaceBook", "Suspicion"]
+__all__ = ["PaceBook", "Suspicion", "bytes_owed"]
 
 _MIN_SILENCE = 0.25
 _GAP_FACTOR = 4.0
 _FIRST_GAP = 0.75
 """Assumed largest gap of a member that was not observed yet; a loaded machine shows such gaps."""
 _GAP_DECAY = 0.9
+_LONGEST_USUAL_GAP = 2.5
+"""Who was silent for longer had stopped, or its link had; that is no reason to wait longer next time."""
 _EXPECTED_FACTOR = 3.0
 _FIRST_EXPECTED = 10.0
 _MIN_EXPECTED = 1.0
@@ -29,6 +35,7 @@ _MAX_PEERS = 4096
 class _Pace:
     gap: float = _FIRST_GAP
     rate: float | None = None
+    """Bytes a second."""
 
 
 @dataclass
@@ -42,16 +49,14 @@ class PaceBook:
         return max(_MIN_SILENCE, _GAP_FACTOR * self._pace(peer).gap)
 
     def expected(self, peer: PeerId, size: int) -> float:
-        """Seconds that ``size`` bytes from ``peer`` may take before it is suspected."""
+        """Seconds that ``size`` bytes from ``peer`` should take."""
         rate = self._pace(peer).rate
-        if rate is None:
-            return _EXPECTED_FACTOR * _FIRST_EXPECTED
-        return _EXPECTED_FACTOR * max(_MIN_EXPECTED, size / rate)
+        return _FIRST_EXPECTED if rate is None else max(_MIN_EXPECTED, size / rate)
 
     def observed_gap(self, peer: PeerId, largest: float) -> None:
         """The largest gap of a whole round; a smaller one lowers the estimate only slowly."""
         pace = self._pace(peer)
-        pace.gap = max(largest, pace.gap * _GAP_DECAY)
+        pace.gap = max(min(largest, _LONGEST_USUAL_GAP), pace.gap * _GAP_DECAY)
 
     def observed_rate(self, peer: PeerId, size: int, seconds: float) -> None:
         """``size`` bytes came from ``peer`` in ``seconds``."""
@@ -68,63 +73,144 @@ class PaceBook:
         return pace
 
 
+@dataclass
+class _Wait:
+    """Waiting for one member: since when, how much came since, and when the last of it."""
+
+    since: float
+    got: int = 0
+    last: float = 0.0
+
+
 class Suspicion:
-    """Watches the members of one round. Members are roster indices, ``sizes`` the bytes each may send."""
+    """Watches the members of one round. Members are roster indices.
+
+    ``sizes``: the bytes that each owes this peer. ``longest``: seconds after which a member is suspected
+    whatever its rate, so that the others have time left to go on without it.
+    """
 
     def __init__(
-        self, book: PaceBook, peers: tuple[PeerId, ...], me: int, sizes: list[int], now: float
+        self,
+        book: PaceBook,
+        peers: Sequence[PeerId],
+        me: int,
+        sizes: Sequence[int],
+        now: float,
+        longest: float = math.inf,
     ) -> None:
         self._book = book
         self._peers = peers
         self._sizes = sizes
+        self._longest = longest
         self._heard = {member: now for member in range(len(peers)) if member != me}
+        self._silence = {member: book.silence_limit(peers[member]) for member in self._heard}
+        self._expected = {member: book.expected(peers[member], sizes[member]) for member in self._heard}
         self._largest = dict.fromkeys(self._heard, 0.0)
-        self._waiting_since: dict[int, float] = {}
+        self._silent_since: dict[int, float] = {}
+        self._senders: dict[int, _Wait] = {}
+        self._reducers: dict[int, _Wait] = {}
 
-    def heard(self, member: int, now: float) -> None:
-        """Bytes came from ``member``."""
+    def heard(self, member: int, now: float, size: int = 0) -> None:
+        """``size`` bytes came from ``member``, or at least something."""
         if member in self._heard:
             self._largest[member] = max(self._largest[member], now - self._heard[member])
             self._heard[member] = now
+        elif member in self._silent_since:  # it was suspected wrongly, or is back: this gap counts, too
+            self._largest[member] = max(self._largest[member], now - self._silent_since.pop(member))
+        for waits in (self._senders, self._reducers):
+            if size and (wait := waits.get(member)) is not None:
+                wait.got += size
+                wait.last = now
 
-    def waiting(self, members: frozenset[int], now: float) -> None:
-        """This peer cannot go on without something from these ``members`` (and no others)."""
-        for member in self._waiting_since.keys() - members:
-            waited = now - self._waiting_since.pop(member)
-            self._book.observed_rate(self._peers[member], self._sizes[member], waited)
-        for member in members & self._heard.keys():
-            self._waiting_since.setdefault(member, now)
+    def stood_still(self, seconds: float) -> None:
+        """This peer did nothing for ``seconds``: what others sent meanwhile waits to be read."""
+        self._heard = {member: at + seconds for member, at in self._heard.items()}
+        for wait in (*self._senders.values(), *self._reducers.values()):
+            wait.since += seconds
+            wait.last += seconds
+
+    def waiting(self, senders: frozenset[int], reducers: frozenset[int], now: float) -> None:
+        """This peer cannot go on without values from ``senders`` and results from ``reducers``."""
+        self._wait_for(self._senders, senders, now)
+        self._wait_for(self._reducers, reducers, now)
 
     def forget(self, member: int) -> None:
         """``member`` is lost; nothing is expected of it."""
-        self._heard.pop(member, None)
-        self._waiting_since.pop(member, None)
+        if (heard := self._heard.pop(member, None)) is not None:
+            self._silent_since[member] = heard
+        for waits in (self._senders, self._reducers):
+            if (wait := waits.pop(member, None)) is not None:
+                self._learn(member, wait, wait.last)
 
     def suspects(self, now: float) -> list[tuple[int, str]]:
         """Members to suspect now, with the reason."""
         found = []
+        late = self._late()
         for member, heard in self._heard.items():
             if now >= self._silent_at(member):
                 found.append((member, f"silent for {now - heard:.1f} s"))
-            elif now >= self._late_at(member):
-                waited = now - self._waiting_since[member]
-                found.append((member, f"too slow: not done after {waited:.1f} s"))
+            elif now >= late.get(member, math.inf):
+                wait = self._senders.get(member) or self._reducers[member]
+                found.append((member, f"too slow: not done after {now - wait.since:.1f} s"))
         return found
+
+    @property
+    def most_patient(self) -> float:
+        """The longest silence that this peer would put up with from anybody."""
+        return max(self._silence.values())
 
     @property
     def deadline(self) -> float | None:
         """When the next member becomes suspect if nothing is heard."""
-        limits = [min(self._silent_at(member), self._late_at(member)) for member in self._heard]
+        limits = [self._silent_at(member) for member in self._heard]
+        limits += self._late().values()
         return min(limits, default=None)
 
     def close(self) -> None:
         """Hands what was learned to the pace book."""
-        for member in self._heard:
+        for member in self._largest.keys() - self._silent_since.keys():
             self._book.observed_gap(self._peers[member], self._largest[member])
 
-    def _silent_at(self, member: int) -> float:
-        return self._heard[member] + self._book.silence_limit(self._peers[member])
+    def _wait_for(self, waits: dict[int, _Wait], members: frozenset[int], now: float) -> None:
+        for member in waits.keys() - members:
+            self._learn(member, waits.pop(member), now)
+        for member in members & self._heard.keys():
+            if member not in waits:
+                waits[member] = _Wait(now)
 
-    def _late_at(self, member: int) -> float:
-        since = self._waiting_since.get(member, math.inf)
-        return since + self._book.expected(self._peers[member], self._sizes[member])
+    def _learn(self, member: int, wait: _Wait, until: float) -> None:
+        self._book.observed_rate(self._peers[member], wait.got, until - wait.since)
+
+    def _silent_at(self, member: int) -> float:
+        return self._heard[member] + self._silence[member]
+
+    def _late(self) -> dict[int, float]:
+        """When each member that is waited for is too late."""
+        late = {
+            member: wait.since + self._allowed(member, wait)
+            for member, wait in self._senders.items()
+            if member in self._heard
+        }
+        # A reducer waits for all senders itself.
+        slowest = max(
+            (self._allowed(member, self._senders.get(member)) for member in self._heard), default=0.0
+        )
+        for member, wait in self._reducers.items():
+            if member in self._heard and member not in late:
+                late[member] = wait.since + slowest + self._allowed(member, wait)
+        return late
+
+    def _allowed(self, member: int, wait: _Wait | None) -> float:
+        expected = self._expected[member]
+        if wait is not None and wait.got:
+            expected = max(expected, self._sizes[member] * (wait.last - wait.since) / wait.got)
+        return min(_EXPECTED_FACTOR * expected, self._longest)
+
+
+def bytes_owed(signed: SignedManifest, me: int) -> list[int]:
+    """What each member has to send to ``me``: its values of the parts I average, results of those it does."""
+    owned = [0] * len(signed.peers)
+    for part, span in enumerate(signed.parts):
+        owned[span.owner] += signed.part_bytes(part)
+    members = signed.manifest.members
+    return [owned[index] + (owned[me] if member.weight > 0 else 0) for index, member in enumerate(members)]

@@ -1,0 +1,303 @@
+"""Bad values through the whole stack: refused, the sender named to everybody, the rest averaged exactly."""
+
+import random
+
+import numpy as np
+import pytest
+import trio
+from averaging_swarm import swarm
+from msgspec.structs import replace
+
+from moshgrid.averaging.manifest import open_manifest, sign_manifest
+from moshgrid.averaging.messages import Begin, Offer, PartData
+from moshgrid.averaging.part_work import inline, work_on_parts
+from moshgrid.averaging.round_driver import RoundDriver
+from moshgrid.averaging.wire import encode_frame
+from moshgrid.p2p.testing import run_virtual
+
+
+def flat(peer):
+    return np.concatenate([array.reshape(-1) for array in peer.arrays]).astype(np.float64)
+
+
+async def step_all(peers, reports, weight=1.0):
+    async def one(peer):
+        reports[peer.id] = await peer.core.step(peer.arrays, weight, 1)
+
+    with trio.fail_after(120):
+        async with trio.open_nursery() as nursery:
+            for peer in peers:
+                nursery.start_soon(one, peer)
+
+
+def corrupting(change):
+    """Work as it is done at a member that sends other bytes than it should."""
+
+    async def offload(function, *args):
+        result = await inline(function, *args)
+        if function is work_on_parts and args[0].__name__ == "_encode":
+            return [(change(bytearray(data)), saturated) for data, saturated in result]
+        return result
+
+    return offload
+
+
+def poisoned(value):
+    def change(data):
+        np.frombuffer(data, np.float32)[len(data) // 8] = value
+        return bytes(data)
+
+    return corrupting(change)
+
+
+BAD = {
+    "nan": (poisoned(np.nan), "not finite"),
+    "infinity": (poisoned(np.inf), "not finite"),
+    "minus infinity": (poisoned(-np.inf), "not finite"),
+    "too short": (corrupting(lambda data: bytes(data[:-4])), "bytes for part"),
+    "too long": (corrupting(lambda data: bytes(data) + bytes(4)), "bytes for part"),
+    "another dtype": (
+        corrupting(lambda data: bytes(np.frombuffer(data, np.float32).astype("f8"))),
+        "bytes for",
+    ),
+    "empty": (corrupting(lambda data: b""), "bytes for part"),
+}
+
+
+@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("kind", BAD)
+def test_a_member_that_sends_bad_values_is_named_by_all_and_the_rest_are_averaged(kind, seed):
+    offload, words = BAD[kind]
+
+    async def main():
+        async with swarm(4, seed=seed) as group:
+            liar = group.peers[seed]
+            honest = [peer for peer in group.peers if peer is not liar]
+            start = {peer.id: flat(peer) for peer in group.peers}
+            liar.core._offload = offload
+            reports = {}
+            await step_all(group.peers, reports)
+            for peer in honest:
+                report = reports[peer.id]
+                assert report.committed, report
+                assert words in report.dropped[liar.id], report.dropped
+                # It is in what it averages itself, and nowhere else.
+                assert report.contributors[liar.id] < 0.5
+                for other in honest:
+                    assert report.contributors[other.id] == 1.0
+                    assert other.id not in report.dropped
+            assert len({flat(peer).tobytes() for peer in honest}) == 1
+            without = np.mean([start[peer.id] for peer in honest], axis=0)
+            with_all = np.mean(list(start.values()), axis=0)
+            result = flat(honest[0])
+            assert np.isfinite(result).all()
+            exact = np.isclose(result, without, rtol=1e-6, atol=1e-6)
+            exact |= np.isclose(result, with_all, rtol=1e-6, atol=1e-6)
+            assert exact.all()
+            share = np.isclose(result, without, rtol=1e-6, atol=1e-6).mean()
+            assert share >= 0.6
+
+    run_virtual(main, seed=seed)
+
+
+def test_a_part_that_is_sent_twice_is_refused_and_its_sender_named(monkeypatch):
+    async def main():
+        async with swarm(4, seed=1) as group:
+            liar = group.peers[2]
+            send = RoundDriver._send
+
+            def twice(driver, member, message, payload=b""):
+                send(driver, member, message, payload)
+                if driver._host is liar.host and isinstance(message, PartData):
+                    send(driver, member, message, payload)
+
+            monkeypatch.setattr(RoundDriver, "_send", twice)
+            start = np.mean([flat(peer) for peer in group.peers], axis=0)
+            reports = {}
+            await step_all(group.peers, reports)
+            honest = [peer for peer in group.peers if peer is not liar]
+            assert all(reports[peer.id].committed for peer in honest)
+            named = [peer for peer in honest if "twice" in reports[peer.id].dropped.get(liar.id, "")]
+            assert named
+            if all(reports[honest[0].id].contributors[peer.id] == 1.0 for peer in group.peers):
+                np.testing.assert_allclose(flat(honest[0]), start, rtol=2e-6, atol=1e-6)
+            assert [e for peer in honest for e in peer.events if e["event"] == "refused"]
+
+    run_virtual(main)
+
+
+def test_values_of_who_has_no_weight_are_refused(monkeypatch):
+    async def main():
+        async with swarm(4, seed=3) as group:
+            liar = group.peers[1]
+            start = {peer.id: flat(peer) for peer in group.peers}
+            reports = {}
+
+            async def one(peer, weight):
+                reports[peer.id] = await peer.core.step(peer.arrays, weight, 1)
+
+            def send_anyway(entry):
+                if entry["event"] == "exchange_started":
+                    driver = next(iter(liar.core._rounds._live.values()))
+                    for part, span in enumerate(driver.signed.parts):
+                        owner = driver.signed.peers[span.owner]
+                        if owner != liar.id:
+                            header = encode_frame(liar.core._run, driver.signed.group_id, PartData(part))
+                            size = driver.signed.part_bytes(part)
+                            liar.core._links.send(owner, header, bytes(size))
+
+            liar.host.events.add_sink(send_anyway)
+            with trio.fail_after(60):
+                async with trio.open_nursery() as nursery:
+                    for peer in group.peers:
+                        nursery.start_soon(one, peer, 0.0 if peer is liar else 1.0)
+            honest = [peer for peer in group.peers if peer is not liar]
+            exact = np.mean([start[peer.id] for peer in honest], axis=0)
+            for peer in honest:
+                np.testing.assert_allclose(flat(peer), exact, rtol=2e-6, atol=1e-6)
+            assert any("no weight" in reports[peer.id].dropped.get(liar.id, "") for peer in honest)
+
+    run_virtual(main)
+
+
+def test_the_messages_of_a_round_that_is_over_change_nothing_and_are_answered():
+    async def main():
+        async with swarm(3, seed=4) as group:
+            reports = {}
+            await step_all(group.peers, reports)
+            sender, receiver = group.peers[:2]
+            (driver,) = sender.core._rounds._live.values()
+            await trio.sleep(10)
+            stale = encode_frame(sender.core._run, driver.signed.group_id, PartData(0))
+            exact = np.mean([flat(peer) for peer in group.peers], axis=0)
+
+            def replay(entry):
+                if entry["event"] == "exchange_started":
+                    for _ in range(3):
+                        sender.core._links.send(receiver.id, stale, bytes(driver.signed.part_bytes(0)))
+
+            sender.host.events.add_sink(replay)
+            await step_all(group.peers, reports)
+            for peer in group.peers:
+                assert reports[peer.id].committed
+                assert not reports[peer.id].dropped
+                np.testing.assert_allclose(flat(peer), exact, rtol=2e-6, atol=1e-6)
+            late = [event for event in receiver.events if event["event"] == "late_message"]
+            assert [event["sender"] for event in late] == [sender.id]
+
+    run_virtual(main)
+
+
+@pytest.mark.parametrize("weight", [-1.0, float("nan"), float("inf"), 1e30])
+def test_a_weight_that_makes_no_sense_gets_no_seat(weight, monkeypatch):
+    async def main():
+        async with swarm(4, seed=5) as group:
+            liar = group.peers[3]
+            finder = liar.core._finder
+            find = finder.find
+            monkeypatch.setattr(
+                finder, "find", lambda key, number, _, reference: find(key, number, weight, reference)
+            )
+            exact = np.mean([flat(peer) for peer in group.peers[:3]], axis=0)
+            reports = {}
+            await step_all(group.peers, reports)
+            for peer in group.peers[:3]:
+                assert reports[peer.id].committed
+                assert liar.id not in reports[peer.id].group
+                np.testing.assert_allclose(flat(peer), exact, rtol=2e-6, atol=1e-6)
+            assert not reports[liar.id].committed
+
+    run_virtual(main)
+
+
+def test_another_reducer_is_refused_before_the_group_is_made():
+    async def main():
+        async with swarm(3, seed=6, reducer="median") as group:
+            group._config = {**group._config, "reducer": "mean"}
+            odd = await group.add([array.copy() for array in group.peers[0].arrays])
+            exact = np.median([flat(peer) for peer in group.peers[:3]], axis=0)
+            reports = {}
+            await step_all(group.peers, reports)
+            assert not reports[odd.id].committed
+            for peer in group.peers[:3]:
+                assert reports[peer.id].committed
+                assert odd.id not in reports[peer.id].group
+                np.testing.assert_allclose(flat(peer), exact, rtol=2e-6, atol=1e-6)
+
+    run_virtual(main)
+
+
+# A leader that signs twice
+
+
+def equivocate(leader):
+    """Makes ``leader`` sign a second manifest beside its first, and tell half of its followers that one."""
+    finder = leader.core._finder
+    tell = finder._tell
+    told = []
+
+    def lie(peer, message):
+        if isinstance(message, Begin):
+            told.append(peer)
+            if len(told) % 2 == 0:
+                manifest = open_manifest(message.manifest, leader.id).manifest
+                message = Begin(sign_manifest(leader.host.identity, replace(manifest, nonce=b"x" * 16)).raw)
+        tell(peer, message)
+
+    finder._tell = lie
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_a_leader_that_signs_two_manifests_is_found_out_and_skipped(seed):
+    async def main():
+        async with swarm(6, seed=seed, group_size=6, topology="single") as group:
+            for peer in group.peers:
+                equivocate(peer)  # whoever comes to lead
+            honest = {peer.id: peer for peer in group.peers}
+            reports = {}
+            start = {peer.id: flat(peer) for peer in group.peers}
+
+            async def one(peer):
+                reports[peer.id] = await peer.core.step(peer.arrays, 1.0, 1)
+
+            with trio.fail_after(300):
+                async with trio.open_nursery() as nursery:
+                    for peer in group.peers:
+                        nursery.start_soon(one, peer)
+            proofs = [
+                event for peer in group.peers for event in peer.events if event["event"] == "equivocation"
+            ]
+            assert proofs
+            for proof in proofs:
+                first, second = (
+                    open_manifest(bytes.fromhex(raw), proof["leader"]) for raw in proof["manifests"]
+                )
+                assert first.group_id != second.group_id
+                assert first.leader == second.leader == proof["leader"]
+                assert first.manifest.round == second.manifest.round
+            # Nothing of one manifest was averaged with anything of another.
+            by_digest = {}
+            for peer in group.peers:
+                if reports[peer.id].committed:
+                    by_digest.setdefault(reports[peer.id].digest, []).append(reports[peer.id])
+            for same in by_digest.values():
+                assert len({report.group for report in same}) == 1
+            for peer in group.peers:
+                report = reports[peer.id]
+                if report.committed and set(report.contributors.values()) <= {0.0, 1.0}:
+                    took = [start[name] for name, share in report.contributors.items() if share]
+                    np.testing.assert_allclose(flat(peer), np.mean(took, axis=0), rtol=1e-5, atol=1e-6)
+            found_out = {proof["leader"] for proof in proofs}
+            for proof in proofs:
+                finder = honest[proof["peer"]].core._finder
+                assert finder._is_skipped(proof["leader"])
+            assert len(found_out) >= 1
+
+    run_virtual(main, seed=seed)
+
+
+def test_offers_with_senseless_numbers_are_not_sound():
+    rng = random.Random(0)
+    for number in (-1.0, float("nan"), float("inf"), 1e30, -rng.random()):
+        assert not Offer(number, 0.0, b"", "none", True).is_sound
+        assert not Offer(1.0, number, b"", "none", True).is_sound
