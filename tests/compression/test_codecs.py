@@ -70,7 +70,7 @@ def bound(codec, values):
 
 
 @named
-@settings(max_examples=120)
+@settings(max_examples=60)
 @given(st.one_of(in_range, spreads()))
 @example(np.full(300, 0.1, np.float32))
 @example(np.full(129, -0.0, np.float32))
@@ -96,7 +96,7 @@ def test_any_finite_values_can_be_sent_and_saturated_ones_are_counted(codec, val
 
 
 @pytest.mark.parametrize("codec", STABLE, ids=lambda codec: codec.name)
-@settings(max_examples=200)
+@settings(max_examples=100)
 @given(st.one_of(any_finite, in_range, spreads()))
 @example(np.float32([3e-8, 1e-8, -2e-8]))
 @example(np.float32([k * 2.0**-24 for k in range(300)]))
@@ -106,7 +106,7 @@ def test_encoding_what_was_decoded_gives_the_same_bytes(codec, values):
     assert codec.encode(np.array(back)).data == encoded.data
 
 
-@settings(max_examples=200)
+@settings(max_examples=100)
 @given(st.integers(0, 2**32 - 1), st.sampled_from(SIZES))
 def test_every_16_bit_pattern_that_is_decoded_is_encoded_again(seed, count):
     bits = np.random.default_rng(seed).integers(0, 2**16, count).astype("<u2")
