@@ -16,8 +16,9 @@ import time
 
 import numpy as np
 
-from moshgrid.averaging.layout import cut, largest_part
-from moshgrid.compression import codec_names
+from moshgrid.compression import codec_names, get_codec
+
+PART_BYTES = 512 * 1024
 
 
 def main() -> None:
@@ -68,16 +69,19 @@ def measure(arguments: argparse.Namespace) -> dict:
 
 
 def of(name: str, values: np.ndarray, out: np.ndarray, rounds: int, memcpy: float) -> dict:
-    parts = cut(name, values.size, largest_part(name, values.size, values.dtype, 1), values.dtype, 10**6)
+    codec, size = get_codec(name), PART_BYTES
+    while codec.encoded_bytes(size, values.dtype) > PART_BYTES:
+        size //= 2
+    parts = [slice(at, at + size) for at in range(0, values.size, size)]
     encoded = [b""] * len(parts)
 
     def encode() -> None:
         for index, part in enumerate(parts):
-            encoded[index] = part.codec.encode(values[part.start : part.stop]).data
+            encoded[index] = codec.encode(values[part]).data
 
     def decode() -> None:
         for part, data in zip(parts, encoded, strict=True):
-            part.codec.decode_into(data, out[part.start : part.stop])
+            codec.decode_into(data, out[part])
 
     encoding, decoding = speed(values, rounds, encode), speed(values, rounds, decode)
     return {

@@ -11,6 +11,8 @@ import pytest
 ROOT = Path(__file__).parents[2]
 SMALL = {
     "averaging": ["--peers", "2", "--megabytes", "0.2", "--rounds", "1"],
+    "codec_error": ["--codecs=range8", "--spreads=0.01", "--elements=128", "--steps=10", "--seeds=1"],
+    "codecs": ["--megabytes=0.5", "--rounds=1", "--codecs=float16,int8"],
     "dht": ["--nodes", "4", "--operations", "3", "--keys", "8", "--pause", "1"],
     "dht_hops": ["--sizes", "60", "--lookups", "10"],
     "secure_channel": ["--megabytes", "2", "--rounds", "1"],

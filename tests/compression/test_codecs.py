@@ -1,8 +1,6 @@
 """Codecs by their properties: lengths, error bounds, saturation, stability, and refusal of wrong input."""
 
 import gc
-import subprocess
-import sys
 import tracemalloc
 
 import numpy as np
@@ -18,7 +16,6 @@ from moshgrid.compression import (
     Plain,
     codec_names,
     get_codec,
-    register_codec,
 )
 
 F32 = np.dtype(np.float32)
@@ -70,7 +67,7 @@ def bound(codec, values):
 
 
 @named
-@settings(max_examples=120)
+@settings(max_examples=60)
 @given(st.one_of(in_range, spreads()))
 @example(np.full(300, 0.1, np.float32))
 @example(np.full(129, -0.0, np.float32))
@@ -96,7 +93,7 @@ def test_any_finite_values_can_be_sent_and_saturated_ones_are_counted(codec, val
 
 
 @pytest.mark.parametrize("codec", STABLE, ids=lambda codec: codec.name)
-@settings(max_examples=200)
+@settings(max_examples=100)
 @given(st.one_of(any_finite, in_range, spreads()))
 @example(np.float32([3e-8, 1e-8, -2e-8]))
 @example(np.float32([k * 2.0**-24 for k in range(300)]))
@@ -106,7 +103,7 @@ def test_encoding_what_was_decoded_gives_the_same_bytes(codec, values):
     assert codec.encode(np.array(back)).data == encoded.data
 
 
-@settings(max_examples=200)
+@settings(max_examples=100)
 @given(st.integers(0, 2**32 - 1), st.sampled_from(SIZES))
 def test_every_16_bit_pattern_that_is_decoded_is_encoded_again(seed, count):
     bits = np.random.default_rng(seed).integers(0, 2**16, count).astype("<u2")
@@ -279,26 +276,3 @@ def test_data_may_be_any_buffer_at_any_offset(codec):
 def test_block_integers_have_2_to_8_bits(arguments):
     with pytest.raises(ValueError, match="bits must be 2 to 8"):
         BlockInt(*arguments)
-
-
-# The registry -----------------------------------------------------------------------------------------
-
-
-def test_registry_names_what_there_is():
-    assert codec_names()[:7] == ("none", "float16", "bfloat16", "int8", "int4", "uniform8", "quantile8")
-    assert codec_names()[7:14] == tuple(f"spike{bits}" for bits in range(2, 9))
-    assert get_codec("float16").name == "float16"
-    with pytest.raises(KeyError, match="none, float16"):
-        get_codec("gzip")
-    with pytest.raises(ValueError, match="already"):
-        register_codec(Float16())
-
-
-def test_compression_does_not_load_torch():
-    code = (
-        "import sys, numpy as np, moshgrid.compression as c\n"
-        "x = np.ones(5000, np.float32)\n"
-        "[c.get_codec(n).decode(c.get_codec(n).encode(x).data, 5000, x.dtype) for n in c.codec_names()]\n"
-        "sys.exit('torch' in sys.modules)"
-    )
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -44,7 +44,7 @@ def values(draw):
 
 
 @pytest.mark.parametrize("name", NAMES)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(values=values())
 def test_both_kernels_give_the_same_bytes(name, values):
     codec = get_codec(name)
@@ -62,7 +62,7 @@ def test_both_kernels_give_the_same_bytes(name, values):
 
 
 @pytest.mark.parametrize("name", NAMES)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(seed=st.integers(0, 2**32 - 1), count=st.sampled_from([0, 1, 127, 129, 1025, 40001]))
 def test_both_kernels_decode_any_bytes_alike(name, seed, count):
     codec = get_codec(name)

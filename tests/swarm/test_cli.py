@@ -12,6 +12,8 @@ from pathlib import Path
 import jsonschema
 import pytest
 
+from moshgrid.compression import codec_names
+
 SCHEMAS = Path(__file__).parents[2] / "docs/schemas"
 COMMAND = [sys.executable, "-c", "from moshgrid.swarm.cli import main; main()"]
 
@@ -28,7 +30,7 @@ def _run(*arguments: str) -> subprocess.CompletedProcess[str]:
         (["--rounds", "1.5"], "--rounds must be a whole number from 6 to 1000, not '1.5'"),
         (["--seed", "-1"], "--seed must be a whole number from 0 to 2147483647, not -1"),
         (["--kill", "7"], "--kill must be a whole number from 0 to 5 with --peers 8 and --rounds 40, not 7"),
-        (["--codec", "zip"], "--codec must be one of none, float16, not 'zip'"),
+        (["--codec", "zip"], f"--codec must be one of {', '.join(codec_names())}, not 'zip'"),
         (["--out", "/dev/null"], "--out must be a folder or a new name, and /dev/null is a file"),
     ],
 )

@@ -12,7 +12,7 @@ from moshgrid.compression.codec import (
     FloatVector,
     saturate,
 )
-from moshgrid.compression.kernels import kernels_for, largest_magnitude, peak_of
+from moshgrid.compression.kernels import kernels_for, largest_magnitude, peak_of, pieces
 
 __all__ = ["BFloat16"]
 
@@ -30,17 +30,19 @@ class BFloat16(Float32Codec):
         return 2 * count
 
     def _write(self, values: FloatVector, data: ByteVector) -> int:
-        kernels, halves = kernels_for(values.size), data.view("<u2")
-        kernels.to_bfloat16(values, halves)
-        if largest_magnitude(halves) < _LARGEST:
-            return 0
-        # Something is, or was rounded to, the largest value or beyond: rare, and looked at closely.
-        values, saturated = saturate(values, peak_of(values), _MAX)
-        kernels.to_bfloat16(values, halves)
+        kernels, saturated = kernels_for(values.size), 0
+        for piece, halves in zip(pieces(values), pieces(data.view("<u2")), strict=True):
+            kernels.to_bfloat16(piece, halves)
+            if largest_magnitude(halves) >= _LARGEST:
+                # Something is, or was rounded to, the largest value or beyond: rare, and looked at closely.
+                clipped, count = saturate(piece, peak_of(piece), _MAX)
+                kernels.to_bfloat16(clipped, halves)
+                saturated += count
         return saturated
 
     def _read(self, data: ByteVector, out: FloatVector) -> None:
-        halves = data.view("<u2")
-        if largest_magnitude(halves) > _LARGEST:
-            raise CodecError("bfloat16 values that are not finite are refused")
-        kernels_for(out.size).from_bfloat16(halves, out)
+        kernels = kernels_for(out.size)
+        for piece, halves in zip(pieces(out), pieces(data.view("<u2")), strict=True):
+            if largest_magnitude(halves) > _LARGEST:
+                raise CodecError("bfloat16 values that are not finite are refused")
+            kernels.from_bfloat16(halves, piece)

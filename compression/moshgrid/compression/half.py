@@ -11,7 +11,7 @@ from moshgrid.compression.codec import (
     FloatVector,
     saturate,
 )
-from moshgrid.compression.kernels import kernels_for, largest_magnitude, peak_of
+from moshgrid.compression.kernels import kernels_for, largest_magnitude, peak_of, pieces
 
 __all__ = ["Float16"]
 
@@ -28,17 +28,19 @@ class Float16(Float32Codec):
         return 2 * count
 
     def _write(self, values: FloatVector, data: ByteVector) -> int:
-        kernels, halves = kernels_for(values.size), data.view("<u2")
-        kernels.to_float16(values, halves)
-        if largest_magnitude(halves) < _LARGEST:
-            return 0
-        # Something is, or was rounded to, the largest value or beyond: rare, and looked at closely.
-        values, saturated = saturate(values, peak_of(values), MAX_VALUE)
-        kernels.to_float16(values, halves)
+        kernels, saturated = kernels_for(values.size), 0
+        for piece, halves in zip(pieces(values), pieces(data.view("<u2")), strict=True):
+            kernels.to_float16(piece, halves)
+            if largest_magnitude(halves) >= _LARGEST:
+                # Something is, or was rounded to, the largest value or beyond: rare, and looked at closely.
+                clipped, count = saturate(piece, peak_of(piece), MAX_VALUE)
+                kernels.to_float16(clipped, halves)
+                saturated += count
         return saturated
 
     def _read(self, data: ByteVector, out: FloatVector) -> None:
-        halves = data.view("<u2")
-        if largest_magnitude(halves) > _LARGEST:
-            raise CodecError("float16 values that are not finite are refused")
-        kernels_for(out.size).from_float16(halves, out)
+        kernels = kernels_for(out.size)
+        for piece, halves in zip(pieces(out), pieces(data.view("<u2")), strict=True):
+            if largest_magnitude(halves) > _LARGEST:
+                raise CodecError("float16 values that are not finite are refused")
+            kernels.from_float16(halves, piece)

@@ -7,7 +7,8 @@ Importing torch takes seconds and 150 MB, so it is never loaded from here.
 from __future__ import annotations
 
 import sys
-from typing import Protocol
+from collections.abc import Iterator
+from typing import Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -15,13 +16,15 @@ import numpy.typing as npt
 from moshgrid.compression import numpy_kernels
 from moshgrid.compression.codec import ByteVector, FloatVector
 
-__all__ = ["BLOCK", "Kernels", "kernels_for", "largest_magnitude", "peak_of"]
+__all__ = ["BLOCK", "Kernels", "kernels_for", "largest_magnitude", "peak_of", "pieces"]
 
 BLOCK = 128
 """Elements that share a scale in the block codecs."""
 
+_PIECE = 262144
 _TORCH_FROM = 1024  # below this many elements the calls into torch cost more than they save
 
+Scalar = TypeVar("Scalar", bound=np.generic)
 Halves = npt.NDArray[np.uint16]
 
 
@@ -85,3 +88,8 @@ def largest_magnitude(halves: Halves) -> int:
         return 0
     # As signed numbers the largest is a positive value's, as unsigned ones it is a negative value's.
     return max(int(halves.view("<i2").max()), int(halves.max()) - 0x8000)
+
+
+def pieces(array: npt.NDArray[Scalar]) -> Iterator[npt.NDArray[Scalar]]:
+    """Pieces of ``array`` that are in the processor's cache when they are looked at a second time."""
+    return (array[at : at + _PIECE] for at in range(0, array.size, _PIECE))

@@ -6,7 +6,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from moshgrid.averaging import Averager, RoundReport, StateSnapshot
-from moshgrid.averaging.averager_setup import run_named_by
+from moshgrid.averaging.averager_setup import Compression, run_named_by
 from moshgrid.p2p import ConfigurationError, Link, Node
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ class Run:
         *,
         group_size: int = 16,
         min_group_size: int = 2,
-        compression: str = "float16",
+        compression: Compression = "float16",
     ) -> None:
         self._parameters = [p for p in model.parameters() if p.is_floating_point()]
         if not self._parameters:
@@ -55,7 +55,7 @@ class Run:
         model: torch.nn.Module,
         group_size: int = 16,
         min_group_size: int = 2,
-        compression: str = "float16",
+        compression: Compression = "float16",
     ) -> Self:
         """A run over a node of its own, made from a ``moshgrid://NETWORK[/RUN]@…`` link.
 
