@@ -68,6 +68,7 @@ class RunCore:
             seekers_changed=lambda key: self._finder.seekers_changed(key),
             progressed=lambda: self._finder.progressed(),
             plan_seen=lambda value, author: self._plans.seen(value, author),
+            peer_joined=lambda: self._finder.attend(self._place(self.round + 1)),
         )
         self._plans = PlanExchange(host, self._membership, config.group_size)
         self._finder = GroupFinder(host, self._links, self._membership, self._run, config)
@@ -75,6 +76,7 @@ class RunCore:
         self._stepping = trio.Lock()
         self._rounds: dict[bytes, RoundDriver] = {}
         self._sealed: SealedState | None = None
+        self._tried = 0
         self._closed = False
 
     @property
@@ -152,8 +154,9 @@ class RunCore:
         report: RoundReport | None = None
         lobby = False
         for _ in range(_ATTEMPTS):
-            number = self._membership.progress + 1
+            number = self._next_round()
             place = Place(LOBBY) if lobby else self._place(number)
+            self._tried = number
             signed = await self._finder.find(place, number, weight)
             if isinstance(signed, SignedManifest):
                 report = await self._take_part(signed, views, vector, began)
@@ -204,9 +207,16 @@ class RunCore:
             self._host.nursery.start_soon(self._publish_progress, number)
         if self._config.topology.plans:
             self._host.nursery.start_soon(self._plans.publish_if_due, number + 1)
-        next_key = self._place(number + 1).key
-        self._membership.attend(next_key)
-        self._host.nursery.start_soon(self._finder.declare, next_key, number + 1)
+        following = self._place(number + 1)
+        self._finder.attend(following)
+        self._host.nursery.start_soon(self._finder.declare, following.key, number + 1)
+
+    def _next_round(self) -> int:
+        """1 + the last sealed round; or that one, where this peer's group for it is still open."""
+        last = self._membership.progress
+        if last > self._tried and self._finder.is_open(self._place(last), last):
+            return last
+        return last + 1
 
     def _place(self, number: int) -> Place:
         plan = self._plans.in_force(number)
