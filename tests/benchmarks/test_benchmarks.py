@@ -15,6 +15,7 @@ SMALL = {
     "codecs": ["--megabytes=0.5", "--rounds=1", "--codecs=float16,int8"],
     "dht": ["--nodes", "4", "--operations", "3", "--keys", "8", "--pause", "1"],
     "dht_hops": ["--sizes", "60", "--lookups", "10"],
+    "matchmaking": ["--rounds", "2", "--peers", "2", "--pause", "0.1"],
     "secure_channel": ["--megabytes", "2", "--rounds", "1"],
     "wire": ["--systems=moshgrid,ssl", "--megabytes=1", "--requests=5", "--dials=2", "--idle=3"],
 }

@@ -24,10 +24,18 @@ class ClosingTimes:
         self._undeclared_due = now + undeclared
         self._patience = patience
         self._latest = now + hard_limit
-        self.patience_due: float | None = now + patience
+        self._patience_due: float | None = now + patience
+        self._overtaken_at: float | None = None
         self.hard_due = now + hard_limit
         self.others_awaited = False
         """True while peers that took part lately have not declared themselves anywhere."""
+
+    @property
+    def patience_due(self) -> float | None:
+        """Until when those who are declared are waited for; None when that time is over."""
+        if self._patience_due is None or self.others_awaited or self._overtaken_at is None:
+            return self._patience_due
+        return min(self._patience_due, max(self._overtaken_at, self._last_news) + _OVERTAKEN_SECONDS)
 
     @property
     def quiet_at(self) -> float:
@@ -53,13 +61,16 @@ class ClosingTimes:
         self.hard_due = min(self._latest, now + self._patience + _LEADER_LATE_SECONDS)
 
     def overtaken(self, now: float) -> None:
-        """Another group sealed the round: who has not come by now hardly will."""
-        if self.patience_due is not None:
-            self.patience_due = min(self.patience_due, now + _OVERTAKEN_SECONDS)
+        """Another group sealed the round: who is declared and has not come by now hardly will.
+
+        Who has not declared itself at all may just be late, and is given its time.
+        """
+        self._overtaken_at = now
 
     def patience_ends(self, now: float) -> bool:
         """True once, when the patience is over."""
-        if self.patience_due is None or now < self.patience_due:
+        due = self.patience_due
+        if due is None or now < due:
             return False
-        self.patience_due = None
+        self._patience_due = None
         return True

@@ -89,8 +89,7 @@ class GroupFinder:
         group_key, self._place = place.key, place
         self._reference = reference
         offer = self._config.offer(weight, self._links.bandwidth, reference)
-        for key in (group_key, *place.other_keys(_MAX_ATTENDED)):
-            self._membership.attend(key)
+        self.attend(place)
         machine = Matchmaking(
             self._host.peer_id,
             group_key,
@@ -107,6 +106,7 @@ class GroupFinder:
         self._host.nursery.start_soon(self.declare, group_key, number)
         self.seekers_changed(group_key)
         self._take_early_joins(matching)
+        self.progressed()  # the round may be over elsewhere
         outcome = await matching.run()
         if isinstance(outcome, NoGroup):
             return outcome.reason
@@ -118,6 +118,19 @@ class GroupFinder:
                 self._tell(peer, Disbanded(group_key, number, ""))
             return "nobody in the group had a weight above 0"
         return self._lead(outcome, group_key, number)
+
+    def attend(self, place: Place) -> None:
+        """Follows the key, and the others where they are few: who declares there is not awaited here."""
+        for key in place.all_keys(_MAX_ATTENDED):
+            self._membership.attend(key)
+
+    def is_open(self, place: Place, number: int) -> bool:
+        """Whether a group is still coming together at ``place`` for a round that is over elsewhere.
+
+        Known only where every key is followed; a group that has begun would look open otherwise.
+        """
+        follows_all = 1 < place.groups <= _MAX_ATTENDED
+        return number > 0 and follows_all and self._membership.still_seeking(place.key, number)
 
     def held_frames(self) -> list[tuple[PeerId, Frame]]:
         """What came for the group just found, before there was anybody to take it."""

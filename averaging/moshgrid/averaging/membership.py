@@ -40,7 +40,8 @@ class Membership:
         nursery: trio.Nursery,
         seekers_changed: Callable[[str], None],
         progressed: Callable[[], None],
-        plan_seen: Callable[[Any, PeerId], None] = lambda value, author: None,
+        plan_seen: Callable[[Any, PeerId], None],
+        peer_joined: Callable[[], None],
     ) -> None:
         self._dht = dht
         self._prefix = f"avg/{run_id}"
@@ -48,6 +49,7 @@ class Membership:
         self._seekers_changed = seekers_changed
         self._progressed = progressed
         self._plan_seen = plan_seen
+        self._peer_joined = peer_joined
         self._me = dht.host.peer_id
         self._members: dict[PeerId, int] = {}
         self._seekers: dict[str, dict[PeerId, int]] = {}
@@ -81,12 +83,21 @@ class Membership:
             peer for declared in self._seekers.values() for peer, at in declared.items() if at >= round_number
         }
 
-    def active(self, round_number: int) -> tuple[PeerId, ...]:
-        """Peers that may come to that round: all but those last declared for one long over."""
+    def still_seeking(self, group_key: str, round_number: int) -> bool:
+        """Whether somebody is under a key for that round who has declared no later one anywhere."""
+        latest = self._latest()
+        return any(latest[peer] == round_number for peer in self.seekers(group_key, round_number))
+
+    def _latest(self) -> dict[PeerId, int]:
         latest: dict[PeerId, int] = {}
         for declared in self._seekers.values():
             for peer, at in declared.items():
                 latest[peer] = max(at, latest.get(peer, 0))
+        return latest
+
+    def active(self, round_number: int) -> tuple[PeerId, ...]:
+        """Peers that may come to that round: all but those last declared for one long over."""
+        latest = self._latest()
         return tuple(
             peer
             for peer in self.peers
@@ -187,7 +198,10 @@ class Membership:
         if record.deleted:
             self._members.pop(record.author, None)
         else:
+            is_new = record.author not in self._members
             self._members[record.author] = round(record.expires_at * 1000)
+            if is_new:
+                self._peer_joined()
 
     def _progress_changed(self, record: Record) -> None:
         if (number := _round_in(record)) > self._progress:

@@ -70,6 +70,7 @@ class RunCore:
             seekers_changed=lambda key: self._finder.seekers_changed(key),
             progressed=lambda: self._finder.progressed(),
             plan_seen=lambda value, author: self._plans.seen(value, author),
+            peer_joined=lambda: self._finder.attend(self._place(self.round + 1)),
         )
         self._plans = PlanExchange(host, self._membership, config.group_size)
         self._rounds = RunRounds(host, self._links, self._run)
@@ -79,6 +80,7 @@ class RunCore:
         self._book = PaceBook()
         self._stepping = trio.Lock()
         self._sealed: SealedState | None = None
+        self._tried = 0
         self._closed = False
 
     @property
@@ -180,8 +182,9 @@ class RunCore:
         report: RoundReport | None = None
         lobby = False
         for _ in range(_ATTEMPTS):
-            number = self._membership.progress + 1
+            number = self._next_round()
             place = Place(LOBBY) if lobby else self._place(number)
+            self._tried = number
             signed = await self._finder.find(place, number, weight, shared.digest if shared else b"")
             if isinstance(signed, SignedManifest):
                 if difference is not None and signed.manifest.reference:
@@ -255,9 +258,16 @@ class RunCore:
             self._host.nursery.start_soon(self._publish_progress, number)
         if self._config.topology.plans:
             self._host.nursery.start_soon(self._plans.publish_if_due, number + 1)
-        next_key = self._place(number + 1).key
-        self._membership.attend(next_key)
-        self._host.nursery.start_soon(self._finder.declare, next_key, number + 1)
+        following = self._place(number + 1)
+        self._finder.attend(following)
+        self._host.nursery.start_soon(self._finder.declare, following.key, number + 1)
+
+    def _next_round(self) -> int:
+        """1 + the last sealed round; or that one, where this peer's group for it is still open."""
+        last = self._membership.progress
+        if last > self._tried and self._finder.is_open(self._place(last), last):
+            return last
+        return last + 1
 
     def _place(self, number: int) -> Place:
         plan = self._plans.in_force(number)

@@ -57,12 +57,14 @@ class Place:
     """How many groups there are in this round, as far as this peer knows."""
     expected: frozenset[PeerId] | None = None
     """Who belongs under the same key, this peer included; None where nobody can know."""
+    prefix: str = ""
+    """What the keys of all groups of the round begin with; the number of the group follows."""
 
-    def other_keys(self, most: int) -> list[str]:
-        """The keys of all groups, where they can be told and are at most ``most``; else nothing."""
-        if self.expected is not None or not 1 < self.groups <= most:
-            return []
-        return [str(group) for group in range(self.groups)]
+    def all_keys(self, most: int) -> list[str]:
+        """The keys of all groups of the round, if there are at most ``most``; else this one."""
+        if not 1 < self.groups <= most:
+            return [self.key]
+        return [f"{self.prefix}{group}" for group in range(self.groups)]
 
 
 class Topology(Protocol):
@@ -116,9 +118,9 @@ class SlidingTopology:
 
     def place(self, me: PeerId, view: View) -> Place:
         groups = self._groups or max(1, -(-len(view.peers) // self._group_size))
-        if self._next is None:
-            self._next = bisect_left(view.peers, me)  # spread evenly to begin with
-        self._group = self._next % groups
+        # To begin with peers spread evenly, by their order; it is the same for all once all are known.
+        number = bisect_left(view.peers, me) if self._next is None else self._next
+        self._group = number % groups
         return Place(str(self._group), groups)
 
     def averaged(self, group_id: bytes, roster: Sequence[PeerId], me: PeerId) -> None:
@@ -136,7 +138,7 @@ class GridTopology:
         if view.plan is None:
             raise ValueError("a grid needs a plan")
         line = view.plan.line(me, view.round, view.peers)
-        return Place(line.key, line.count, line.members | {me})
+        return Place(line.key, line.count, line.members | {me}, line.key.rpartition(".")[0] + ".")
 
     def averaged(self, group_id: bytes, roster: Sequence[PeerId], me: PeerId) -> None:
         pass

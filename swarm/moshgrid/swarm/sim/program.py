@@ -23,6 +23,7 @@ TABLE_PEERS = (512, 768, 900, 1024)
 TABLE_FAILURES = (0.0, 0.001, 0.005, 0.01)
 _TABLE_METHODS = ("grid", "sliding", "key sliding", "random grid", "random groups")
 _LAW_PEERS_DRAWN = 40 * 1024
+_MOST_LAW_DRAWS = 256
 _MOST_LAW_PEERS = 1024
 
 
@@ -77,7 +78,7 @@ def _laws(s: SimSettings, progress: Progress) -> dict[str, Any]:
     """Theory holds for groups of equal size: as many peers as fill all groups, at least two of them."""
     groups = max(2, min(s.peers, _MOST_LAW_PEERS) // s.group_size)
     peers = groups * s.group_size
-    draws = -(-_LAW_PEERS_DRAWN // peers)
+    draws = min(_MOST_LAW_DRAWS, -(-_LAW_PEERS_DRAWN // peers))
     task = progress.add_task("what theory says", total=2 + len(LOSSES))
     laws: dict[str, Any] = {"contraction": contraction(peers, s.group_size, draws, s.seed)}
     progress.advance(task)

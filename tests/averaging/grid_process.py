@@ -1,0 +1,45 @@
+"""A peer of a grid as a process of its own: two rounds at a time, whenever told to.
+
+usage: grid_process.py BOOTSTRAP SEED PEERS GROUP_SIZE; prints JSON lines; a number on stdin is the seed of
+the values to average next.
+"""
+
+import json
+import sys
+import time
+
+import numpy as np
+
+from moshgrid.averaging import Averager
+from moshgrid.p2p import Node
+
+ELEMENTS = 1000
+
+
+def main():
+    bootstrap, rank, peers, group_size = sys.argv[1], *map(int, sys.argv[2:])
+    vector = np.zeros(ELEMENTS, np.float32)
+    with (
+        Node(listen=["/ip4/127.0.0.1/tcp/0"], bootstrap=[bootstrap]) as node,
+        Averager(node, "grid", like=[vector], group_size=group_size, compression="none") as averager,
+    ):
+        while len(averager.peers) < peers:
+            time.sleep(0.02)
+        print(json.dumps({"ready": node.peer_id}), flush=True)
+        for line in sys.stdin:
+            vector[:] = np.random.default_rng([int(line), rank]).normal(size=ELEMENTS)
+            reports = [averager.step([vector]) for _ in range(2)]
+            print(
+                json.dumps(
+                    {
+                        "groups": [list(report.group) for report in reports],
+                        "rounds": [report.round for report in reports],
+                        "reasons": [report.reason for report in reports],
+                        "vector": vector.tolist(),
+                    }
+                ),
+                flush=True,
+            )
+
+
+main()

@@ -1,0 +1,83 @@
+"""Who comes late, who does not come, and who is alone: groups still fill, and nobody waits for nothing."""
+
+import random
+
+import pytest
+import trio
+from averaging_swarm import swarm
+
+from moshgrid.p2p.testing import run_virtual
+
+
+async def step_over(peers, seconds, rng):
+    """Everybody steps once, beginning at moments spread over so many seconds."""
+    reports, called = {}, []
+
+    async def one(peer):
+        await trio.sleep(rng.uniform(0, seconds))
+        called.append(trio.current_time())
+        reports[peer.id] = await peer.core.step(peer.arrays, 1.0, 1)
+
+    async with trio.open_nursery() as nursery:
+        for peer in peers:
+            nursery.start_soon(one, peer)
+    return reports, trio.current_time() - max(called)
+
+
+@pytest.mark.parametrize(("count", "seed"), [(8, 0), (8, 1), (16, 2)])
+def test_peers_that_arrive_over_two_seconds_form_full_groups(count, seed):
+    async def main():
+        rng = random.Random(seed)
+        async with swarm(count, seed=seed, group_size=8) as group:
+            for number in range(4):
+                reports, _ = await step_over(group.peers, 2.0, rng)
+                sizes = {name: len(report.group) for name, report in reports.items()}
+                full = 8 if count == 8 or number < 3 else 4  # from the fourth round on a grid of 4 × 4
+                assert set(sizes.values()) == {full}, (number, sizes)
+
+    run_virtual(main, seed=seed)
+
+
+def test_full_groups_and_those_that_cannot_fill_begin_at_once():
+    async def main():
+        rng = random.Random(1)
+        for count, most in ((8, 0.1), (4, 0.5)):
+            async with swarm(count, seed=count, group_size=8) as group:
+                for number in range(5):
+                    reports, seconds = await step_over(group.peers, 0.05, rng)
+                    assert {len(report.group) for report in reports.values()} == {count}
+                    await trio.sleep(0.2)
+                    assert number == 0 or seconds <= most + 0.3, "matching and a round of five latencies"
+
+    run_virtual(main)
+
+
+def test_who_stops_taking_part_is_waited_for_a_few_rounds_only():
+    async def main():
+        rng = random.Random(2)
+        async with swarm(5, seed=3, group_size=8) as group:
+            for _ in range(2):
+                await step_over(group.peers, 0.05, rng)
+            waited = []
+            for _ in range(6):
+                reports, seconds = await step_over(group.peers[:4], 0.05, rng)
+                assert {len(report.group) for report in reports.values()} == {4}
+                waited.append(seconds)
+            assert max(waited[-2:]) < 0.6
+
+    run_virtual(main)
+
+
+def test_a_lone_peer_trains_on_and_finds_company_when_it_comes():
+    async def main():
+        rng = random.Random(3)
+        async with swarm(1, seed=4, group_size=8) as group:
+            for _ in range(3):
+                (report,) = (await step_over(group.peers, 0.0, rng))[0].values()
+                assert not report.committed
+                assert "no other peer" in report.reason
+            await group.add([array + 1 for array in group.peers[0].arrays])
+            reports, _ = await step_over(group.peers, 0.5, rng)
+            assert all(report.committed for report in reports.values())
+
+    run_virtual(main)
