@@ -65,7 +65,7 @@ def test_bad_arguments_say_what_is_allowed(bootstrap):
         ({"min_group_size": 20}, "2 to group_size"),
         ({"compression": "zip"}, "none, float16"),
         ({"topology": "star"}, "moshpit, single"),
-        ({"reducer": "median"}, "mean"),
+        ({"reducer": "krum"}, "mean, median, trimmed_mean"),
         ({"deadline": 60}, "at most 15"),
         ({"run_id": "a/b"}, "without '/'"),
     ]:
