@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -213,12 +213,12 @@ class RunCore:
         if result.vector is not None:
             await apply(result.vector)
             driver.emit("applied", digest=report.digest, completeness=report.completeness)
-            self._seal(signed, result)
+            self._seal(signed, result, driver.lost.keys())
         reduced = self._host.clock.now()
         report = replace(report, seconds_matching=matched - began, seconds_reducing=reduced - matched)
         return report, result.vector
 
-    def _seal(self, signed: SignedManifest, result: RoundResult) -> None:
+    def _seal(self, signed: SignedManifest, result: RoundResult, lost: Collection[int]) -> None:
         """The round is sealed here: moves on, tells the run, and keeps the state for latecomers."""
         number = signed.manifest.round
         self._membership.sealed(number)
@@ -231,7 +231,8 @@ class RunCore:
             ),
             tuple(result.results),
         )  # fmt: skip
-        if signed.leader == self._host.peer_id:
+        first = next(peer for index, peer in enumerate(signed.peers) if index not in lost)
+        if first == self._host.peer_id:  # the leader, unless it is lost
             self._host.nursery.start_soon(self._publish_progress, number)
         next_key = self._config.topology.group_key(self._host.peer_id, self.peers)
         self._membership.attend(next_key)
