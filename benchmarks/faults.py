@@ -167,8 +167,9 @@ def stop(peers, relay, undisturbed, arguments):
     for victim in victims:
         victim.signal(signal.SIGCONT)
     woken = time.monotonic()
+    time.sleep(1.0)  # as if they trained; those that wake up look for the next round by themselves
     for peer in survivors:
-        peer.go()  # those that wake up look for the next round by themselves, and these are in it
+        peer.go()
     deadline = woken + PATIENCE
     again = {peer: peer.hear(deadline - time.monotonic()) for peer in peers}
     row = outcome(survivors, told, seconds) | next_round(peers, again)

@@ -48,8 +48,8 @@ def test_the_gap_of_who_was_suspected_wrongly_counts_too():
     machine = watch(book)
     machine.heard(1, 1.0)
     machine.heard(2, 1.0)
-    machine.forget(1)
-    machine.forget(2)
+    machine.forget(1, 2.0)
+    machine.forget(2, 2.0)
     machine.heard(1, 2.5)
     machine.close()
     assert book.silence_limit("quick") == 6.0
@@ -113,7 +113,7 @@ def test_what_was_learned_of_a_suspect_counts_in_the_next_round():
     machine = watch(book, size=1000)
     machine.waiting(frozenset({2}), NOBODY, 0.0)
     machine.heard(2, 10.0, 10)
-    machine.forget(2)
+    machine.forget(2, 10.0)
     assert book.expected("slow", 1000) > 1.4
 
 
@@ -139,10 +139,10 @@ def test_the_deadline_is_when_the_next_becomes_suspect():
     assert machine.deadline == pytest.approx(3.0)
     machine.heard(1, 1.0)
     assert machine.deadline == pytest.approx(3.0)
-    machine.forget(2)
+    machine.forget(2, 2.0)
     assert machine.deadline == pytest.approx(4.0)
-    machine.forget(1)
-    assert machine.deadline is None
+    machine.forget(1, 2.0)
+    assert machine.deadline == 22.0  # when it takes itself to be cut off
 
 
 def test_a_round_teaches_the_next_one():
@@ -152,3 +152,15 @@ def test_a_round_teaches_the_next_one():
     machine.heard(1, 1.6)
     machine.close()
     assert book.silence_limit("quick") == 6.0
+
+
+def test_who_hears_no_majority_for_long_is_alone():
+    machine = watch()
+    machine.forget(1, 5.0)
+    assert not machine.is_alone(100.0)
+    machine.forget(2, 6.0)
+    assert machine.deadline == 26.0
+    assert not machine.is_alone(25.9)
+    assert machine.is_alone(26.0)
+    machine.heard(1, 25.0)
+    assert not machine.is_alone(100.0)

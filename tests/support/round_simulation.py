@@ -154,6 +154,17 @@ class SimulatedGroup:
         self.sim.thaw(member)
         self._schedule(member)
 
+    def _later(self, member, event):
+        """What a member's own work brings; while it stands still, so does its work."""
+
+        def come():
+            if self.sim.is_frozen(member):
+                self._later(member, event)
+            else:
+                self._event(member, event)
+
+        self.sim.at(self.sim.now + 0.001 + 0.1 * self.sim.is_frozen(member), come)
+
     def _event(self, member, event):
         if member in self.sim.dead or self.sim.is_frozen(member):
             return
@@ -176,9 +187,7 @@ class SimulatedGroup:
                     value = frozenset().union(*(node.inputs[i, part] for i in contributors))
                     digest = blake3(repr((part, sorted(value))).encode()).digest()
                     node.results[part, digest] = value
-                    self.sim.at(
-                        self.sim.now + 0.001, lambda p=part, d=digest: self._event(member, Reduced(p, d))
-                    )
+                    self._later(member, Reduced(part, digest))
                 case Commit(_, value):
                     assert node.outcome is None, "committed twice"
                     held = tuple(node.results[part, digest] for part, digest in enumerate(value))

@@ -18,7 +18,7 @@ from moshgrid.averaging.manifest import SignedManifest, open_manifest, sign_mani
 from moshgrid.averaging.match_driver import MatchDriver
 from moshgrid.averaging.match_events import Formed, NoGroup, PeerLost, Told
 from moshgrid.averaging.matchmaking import Matchmaking
-from moshgrid.averaging.membership import Membership
+from moshgrid.averaging.membership import MAX_ATTENDED, Membership
 from moshgrid.averaging.messages import (
     Accepted,
     Begin,
@@ -42,8 +42,6 @@ __all__ = ["GroupFinder"]
 
 _MAX_HELD = 256
 _LOBBY_SECONDS = 1.0
-_MAX_ATTENDED = 8
-"""Up to so many groups all group keys are followed; beyond, group sizes are estimated."""
 
 _log = logging.getLogger("moshgrid.averaging")
 
@@ -121,7 +119,7 @@ class GroupFinder:
 
     def attend(self, place: Place) -> None:
         """Follows the key, and the others where they are few: who declares there is not awaited here."""
-        for key in place.all_keys(_MAX_ATTENDED):
+        for key in place.all_keys(MAX_ATTENDED):
             self._membership.attend(key)
 
     def is_open(self, place: Place, number: int) -> bool:
@@ -129,7 +127,7 @@ class GroupFinder:
 
         Known only where every key is followed; a group that has begun would look open otherwise.
         """
-        follows_all = 1 < place.groups <= _MAX_ATTENDED
+        follows_all = 1 < place.groups <= MAX_ATTENDED
         return number > 0 and follows_all and self._membership.still_seeking(place.key, number)
 
     def held_frames(self) -> list[tuple[PeerId, Frame]]:
@@ -152,7 +150,7 @@ class GroupFinder:
         if matching.group_key == group_key:
             seekers = self._membership.seekers(group_key, matching.round)
             matching.seekers_are([peer for peer in seekers if not self._is_skipped(peer)])
-        matching.others_are_awaited(self._others_awaited(matching))
+        matching.others_are_awaited(self._membership.awaits(self._place, matching.round))
 
     def progressed(self) -> None:
         """A round was sealed somewhere in the run."""
@@ -189,26 +187,6 @@ class GroupFinder:
                     self._matching.feed(Told(peer, message))
 
     # Steps ------------------------------------------------------------------------------------------
-
-    def _others_awaited(self, matching: MatchDriver) -> bool:
-        """Whether somebody who took part lately may yet come under this key.
-
-        Where keys tell who belongs there, only those count; where all groups are followed, who is
-        declared in another is not awaited; else the group's size is estimated.
-        """
-        place = self._place
-        if place.key == LOBBY:
-            return False
-        active = self._membership.active(matching.round)
-        if place.expected is None and place.groups > _MAX_ATTENDED:
-            here = len(self._membership.seekers(matching.group_key, matching.round)) + 1
-            return here < len(active) // place.groups
-        declared = self._membership.declared(matching.round)
-        return any(
-            peer not in declared and (place.expected is None or peer in place.expected)
-            for peer in active
-            if peer != self._host.peer_id
-        )
 
     def _patience_for(self, group_key: str) -> float:
         if self._config.deadline is not None:

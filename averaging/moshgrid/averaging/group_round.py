@@ -52,8 +52,8 @@ __all__ = ["GroupRound"]
 
 _ALIVE_EVERY = 0.1
 _LINGER = 5.0
-_END_WITHIN = 60.0
-_SLOWEST = 500_000.0
+_END_WITHIN = 120.0
+_SLOWEST = 250_000.0
 """Bytes per second; a round gives a member with such a link the time to send its values."""
 _STOOD_STILL = 5.0
 """Seconds that this process was stopped, at most, before it takes the others to have gone on."""
@@ -91,7 +91,7 @@ class GroupRound:
         owed = bytes_owed(signed, me)
         if end_within is None:
             end_within = _END_WITHIN + signed.total_bytes / _SLOWEST
-        self._suspicion = Suspicion(book, signed.peers, me, owed, now, end_within / 2)
+        self._suspicion = Suspicion(book, signed.peers, me, owed, now, end_within / 4)
         self._ready: set[int] = {me}
         self._gone: dict[int, str] = {}
         self._suspected: dict[int, str] = {}
@@ -232,7 +232,7 @@ class GroupRound:
         return self._lose(member, reason, now)
 
     def _lose(self, member: int, reason: str, now: float) -> list[RoundEffect]:
-        self._suspicion.forget(member)
+        self._suspicion.forget(member, now)
         effects: list[RoundEffect] = []
         if not self.over and member not in self._sealed:
             effects.append(Emit("peer_lost", {"lost": self._signed.peers[member], "reason": reason}))
@@ -240,9 +240,9 @@ class GroupRound:
         return effects + self._seal.lost(member, now)
 
     def _deadline_passed(self, now: float) -> list[RoundEffect]:
-        effects: list[RoundEffect] = []
         if self.over:
-            return effects
+            return []
+        effects: list[RoundEffect] = []
         if self._start_due is not None and now >= self._start_due:
             self._start_due = None
             for member in range(self._n):
@@ -255,8 +255,7 @@ class GroupRound:
         if now >= self._alive_due:
             self._alive_due = now + _ALIVE_EVERY
             effects += [Send(member, Alive()) for member in self._others()]
-        seal_due = self._seal.deadline
-        if seal_due is not None and now >= seal_due:
+        if self._seal.deadline is not None and now >= self._seal.deadline:
             effects += self._seal.deadline_passed(now)
         return effects
 
@@ -272,6 +271,8 @@ class GroupRound:
                 self._end(now + _LINGER)
             elif (self._n - len(self._gone)) * 2 <= self._n:
                 effects += self._abort(f"{len(self._gone)} of {self._n} members are gone", now)
+            elif self._suspicion.is_alone(now):
+                effects += self._abort("more than half of the group can no longer be heard", now)
             elif now >= self._end_due:
                 effects += self._abort("no decision within the round's time", now)
         if self.over and not self.finished:
@@ -282,7 +283,6 @@ class GroupRound:
         return effects
 
     def _abort(self, reason: str, now: float) -> list[RoundEffect]:
-        # Told to all, so that nobody waits for this member; its results may still be fetched.
         self._end(now + _LINGER)
         self._seal.give_up()
         return [Abort(reason), *(Send(member, Decline(reason)) for member in self._others())]

@@ -13,11 +13,15 @@ from typing import Any
 
 import trio
 
+from moshgrid.averaging.topology import LOBBY, Place
 from moshgrid.dht import DHTNode, Record
 from moshgrid.p2p.errors import MoshgridError
 from moshgrid.p2p.identity import PeerId
 
 __all__ = ["Membership"]
+
+MAX_ATTENDED = 8
+"""Up to so many groups all group keys are followed; beyond, group sizes are estimated."""
 
 _MEMBER_TTL = 60.0
 _DECLARATION_TTL = 60.0
@@ -76,6 +80,25 @@ class Membership:
         """Who is declared under a key for that round, this peer excluded."""
         declared = self._seekers.get(group_key, {})
         return [peer for peer, at in declared.items() if at == round_number and peer != self._me]
+
+    def awaits(self, place: Place, round_number: int) -> bool:
+        """Whether somebody who took part lately may yet come to ``place``.
+
+        Where keys tell who belongs there, only those count; where all groups are followed, who is
+        declared in another is not awaited; else the group's size is estimated.
+        """
+        if place.key == LOBBY:
+            return False
+        active = self.active(round_number)
+        if place.expected is None and place.groups > MAX_ATTENDED:
+            here = len(self.seekers(place.key, round_number)) + 1
+            return here < len(active) // place.groups
+        declared = self.declared(round_number)
+        return any(
+            peer not in declared and (place.expected is None or peer in place.expected)
+            for peer in active
+            if peer != self._me
+        )
 
     def declared(self, round_number: int) -> set[PeerId]:
         """Who is declared for that round or a later one, under any key that is followed."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -29,7 +29,7 @@ from moshgrid.averaging.round_parts import RoundResult
 from moshgrid.averaging.run_config import RunConfig
 from moshgrid.averaging.run_rounds import RunRounds
 from moshgrid.averaging.run_values import RunValues
-from moshgrid.averaging.state import Description, SealedState, StateSnapshot, plain_state
+from moshgrid.averaging.state import SealedState, StateSnapshot, plain_state, sealed_state
 from moshgrid.averaging.state_transfer import StateServer, fetch_state
 from moshgrid.averaging.suspicion import PaceBook
 from moshgrid.averaging.topology import LOBBY, Place, View
@@ -187,10 +187,8 @@ class RunCore:
             self._tried = number
             signed = await self._finder.find(place, number, weight, shared.digest if shared else b"")
             if isinstance(signed, SignedManifest):
-                if difference is not None and signed.manifest.reference:
-                    report = await self._take_part(signed, values, difference, began)
-                else:
-                    report = await self._take_part(signed, values, None, began)
+                used = difference if signed.manifest.reference else None
+                report = await self._take_part(signed, values, used, began)
                 if report.committed:
                     return report
                 reasons.append(report.reason)
@@ -212,11 +210,7 @@ class RunCore:
         return replace(report, round=number, reason=reason)
 
     async def _take_part(
-        self,
-        signed: SignedManifest,
-        values: RunValues,
-        difference: Difference | None,
-        began: float,
+        self, signed: SignedManifest, values: RunValues, difference: Difference | None, began: float
     ) -> RoundReport:
         """A round of a group that came together, up to the applied result.
 
@@ -231,11 +225,13 @@ class RunCore:
                 plain = await self._offload(difference.write_to, values.flat) if difference else None
                 await self._offload(values.changed)
             driver.emit("applied", digest=report.digest, completeness=report.completeness)
-            await self._seal(signed, result, plain)
+            await self._seal(signed, result, driver.lost.keys(), plain)
         reduced = self._host.clock.now()
         return replace(report, seconds_matching=matched - began, seconds_reducing=reduced - matched)
 
-    async def _seal(self, signed: SignedManifest, result: RoundResult, plain: Vector | None) -> None:
+    async def _seal(
+        self, signed: SignedManifest, result: RoundResult, lost: Collection[int], plain: Vector | None
+    ) -> None:
         """The round is sealed here: moves on, tells the run, and keeps the state for latecomers.
 
         ``plain``: the new values, where what was averaged was their difference to a reference.
@@ -243,18 +239,12 @@ class RunCore:
         number = signed.manifest.round
         self._membership.sealed(number)
         self._config.topology.averaged(signed.group_id, signed.peers, self._host.peer_id)
-        manifest = signed.manifest
         if plain is not None:
-            self._sealed = await self._offload(plain_state, number, manifest.schema, plain)
+            self._sealed = await self._offload(plain_state, number, signed.manifest.schema, plain)
         else:
-            self._sealed = SealedState(
-                Description(
-                    round=number, codec=manifest.codec, dtype=manifest.dtype, elements=manifest.elements,
-                    part_elements=manifest.part_elements, schema=manifest.schema, digests=result.value,
-                ),
-                tuple(result.results),
-            )  # fmt: skip
-        if signed.leader == self._host.peer_id:
+            self._sealed = sealed_state(signed.manifest, result.value, result.results)
+        first = next(peer for index, peer in enumerate(signed.peers) if index not in lost)
+        if first == self._host.peer_id:  # the leader, unless it is lost
             self._host.nursery.start_soon(self._publish_progress, number)
         if self._config.topology.plans:
             self._host.nursery.start_soon(self._plans.publish_if_due, number + 1)

@@ -8,7 +8,7 @@ round, and of that the description that most donors give.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -18,7 +18,8 @@ import numpy.typing as npt
 
 from moshgrid.averaging.flat_arrays import FlatArrays, Vector
 from moshgrid.averaging.layout import MAX_PART_BYTES, Stretch, cut, largest_part
-from moshgrid.averaging.manifest import MAX_ELEMENTS
+from moshgrid.averaging.manifest import MAX_ELEMENTS, Manifest
+from moshgrid.averaging.part_memory import Payload
 from moshgrid.averaging.reduction import result_digest
 from moshgrid.p2p.errors import MoshgridError
 from moshgrid.p2p.identity import PeerId
@@ -103,7 +104,7 @@ class SealedState:
     """A state with its bytes, as held by a member that applied it."""
 
     description: Description
-    chunks: tuple[tuple[int, bytes | memoryview], ...]
+    chunks: tuple[tuple[int, Payload], ...]
 
     def chunk(self, query: GetChunk) -> Chunk:
         """Answers a query. Raises MoshgridError when the state has moved on."""
@@ -155,6 +156,22 @@ def decode_state(description: Description, chunks: Mapping[int, Chunk], arrays: 
     """Writes a complete state into ``arrays``. Raises CodecError for chunks that no encoder wrote."""
     for part, span in enumerate(description.parts()):
         arrays.write(span.start, span.codec.decode(chunks[part].data, span.stop - span.start, arrays.dtype))
+
+
+def sealed_state(
+    manifest: Manifest, value: Sequence[bytes], results: Sequence[tuple[int, Payload]]
+) -> SealedState:
+    """The state after a round: per part the digest that was sealed, its contributor bitmap and its bytes."""
+    description = Description(
+        round=manifest.round,
+        codec=manifest.codec,
+        dtype=manifest.dtype,
+        elements=manifest.elements,
+        part_elements=manifest.part_elements,
+        schema=manifest.schema,
+        digests=tuple(value),
+    )
+    return SealedState(description, tuple(results))
 
 
 def plain_state(round_number: int, schema: bytes, vector: Vector) -> SealedState:

@@ -27,6 +27,8 @@ _LONGEST_USUAL_GAP = 2.5
 """Who was silent for longer had stopped, or its link had; that is no reason to wait longer next time."""
 _EXPECTED_FACTOR = 3.0
 _FIRST_EXPECTED = 10.0
+_ALONE_SECONDS = 20.0
+"""Seconds without a majority that can be heard until a peer takes itself to be cut off."""
 _MIN_EXPECTED = 1.0
 _MAX_PEERS = 4096
 
@@ -107,6 +109,7 @@ class Suspicion:
         self._expected = {member: book.expected(peers[member], sizes[member]) for member in self._heard}
         self._largest = dict.fromkeys(self._heard, 0.0)
         self._silent_since: dict[int, float] = {}
+        self._alone_since: float | None = None
         self._senders: dict[int, _Wait] = {}
         self._reducers: dict[int, _Wait] = {}
 
@@ -117,6 +120,7 @@ class Suspicion:
             self._heard[member] = now
         elif member in self._silent_since:  # it was suspected wrongly, or is back: this gap counts, too
             self._largest[member] = max(self._largest[member], now - self._silent_since.pop(member))
+            self._count(now)
         for waits in (self._senders, self._reducers):
             if size and (wait := waits.get(member)) is not None:
                 wait.got += size
@@ -134,10 +138,11 @@ class Suspicion:
         self._wait_for(self._senders, senders, now)
         self._wait_for(self._reducers, reducers, now)
 
-    def forget(self, member: int) -> None:
+    def forget(self, member: int, now: float) -> None:
         """``member`` is lost; nothing is expected of it."""
         if (heard := self._heard.pop(member, None)) is not None:
             self._silent_since[member] = heard
+            self._count(now)
         for waits in (self._senders, self._reducers):
             if (wait := waits.pop(member, None)) is not None:
                 self._learn(member, wait, wait.last)
@@ -164,12 +169,24 @@ class Suspicion:
         """When the next member becomes suspect if nothing is heard."""
         limits = [self._silent_at(member) for member in self._heard]
         limits += self._late().values()
+        if self._alone_since is not None:
+            limits.append(self._alone_since + _ALONE_SECONDS)
         return min(limits, default=None)
+
+    def is_alone(self, now: float) -> bool:
+        """True when no majority has been heard for a while."""
+        return self._alone_since is not None and now >= self._alone_since + _ALONE_SECONDS
 
     def close(self) -> None:
         """Hands what was learned to the pace book."""
         for member in self._largest.keys() - self._silent_since.keys():
             self._book.observed_gap(self._peers[member], self._largest[member])
+
+    def _count(self, now: float) -> None:
+        if (len(self._peers) - len(self._silent_since)) * 2 > len(self._peers):
+            self._alone_since = None
+        elif self._alone_since is None:
+            self._alone_since = now
 
     def _wait_for(self, waits: dict[int, _Wait], members: frozenset[int], now: float) -> None:
         for member in waits.keys() - members:
