@@ -6,7 +6,7 @@ the values to average next.
 
 import json
 import sys
-import time
+import threading
 
 import numpy as np
 
@@ -23,8 +23,9 @@ def main():
         Node(listen=["/ip4/127.0.0.1/tcp/0"], bootstrap=[bootstrap]) as node,
         Averager(node, "grid", like=[vector], group_size=group_size, compression="none") as averager,
     ):
+        everybody = threading.Event()
         while len(averager.peers) < peers:
-            time.sleep(0.02)
+            everybody.wait(0.02)
         print(json.dumps({"ready": node.peer_id}), flush=True)
         for line in sys.stdin:
             vector[:] = np.random.default_rng([int(line), rank]).normal(size=ELEMENTS)

@@ -7,6 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from moshgrid.averaging.averager_setup import run_config
+from moshgrid.averaging.run_values import RunValues
 from moshgrid.averaging.schema import Schema
 from moshgrid.averaging.tensor_staging import Staging
 from moshgrid.averaging.tensors import add_difference, clone, describe, read_into, write_from
@@ -23,17 +25,23 @@ LAYOUTS = {
 }
 
 
+def config(arrays):
+    return run_config("run", arrays, 4, 2, "none", "single", "mean", None)
+
+
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("dtype", NUMPY)
 def test_numpy_arrays_of_any_float_type_and_layout(dtype, layout):
     values = np.arange(12, dtype=np.float64).reshape(3, 4)
     array = LAYOUTS[layout](values.astype(dtype))
     schema = Schema.of([array])
-    vector = schema.flatten([array], schema.wire_dtype(("float32", "float64")))
+    held = RunValues(config([array]), [array])
+    vector = held.flat.read(0, 12).copy()
     assert vector.tolist() == values.reshape(-1).tolist()
-    schema.scatter(vector * 2, [array])
+    held.flat.write(0, vector * 2)
+    held.changed()
     assert (array == values * 2).all()
-    schema.add_difference([array], [array.copy()], vector)
+    schema.add_difference([array], [array.copy()], [vector])
     assert (array == values).all()
     assert array.dtype == np.dtype(dtype)
 
@@ -54,12 +62,16 @@ def test_torch_tensors_of_any_float_type_and_layout(dtype, layout):
     tensor = TORCH_LAYOUTS[layout](values.to(dtype))
     schema = Schema.of([tensor])
     assert schema.dtypes == (str(dtype).removeprefix("torch."),)
-    vector = schema.flatten([tensor], schema.wire_dtype(("float32", "float64")))
+    held = RunValues(config([tensor]), [tensor])
+    vector = held.flat.read(0, 12).copy()
     assert vector.tolist() == values.reshape(-1).tolist()
     start = schema.copy([tensor])
-    schema.scatter(vector * 2, [tensor])
+    held.flat.write(0, vector * 2)
+    assert held.averages is None
+    held.changed()
     assert torch.equal(tensor.detach().float(), values * 2)
-    schema.add_difference([tensor], start, vector * 3)  # it is 2x by now, was x, and the average is 3x
+    assert held.averages[0].reshape(-1).tolist() == (vector * 2).tolist()
+    schema.add_difference([tensor], start, [vector * 3])  # it is 2x by now, was x, and the average is 3x
     assert torch.equal(tensor.detach().float(), values * 4)
 
 
@@ -120,7 +132,10 @@ def test_a_difference_keeps_progress_and_lands_exactly_where_nothing_moved(seed,
         got = np.asarray(array)
         assert got.dtype == np.dtype(dtype)
         assert (got[~moved] == average[~moved].astype(dtype)).all()
-        assert (got[moved] == expected[moved].astype(dtype)).all()
+        # torch rounds float64 to float16 by way of float32: off by a unit now and then.
+        exact = expected[moved].astype(dtype)
+        off = 1 if dtype == "float16" and array is not got else 0
+        assert (np.abs(got[moved] - exact) <= off * np.abs(np.spacing(exact))).all()
 
 
 def test_a_difference_of_a_large_array_goes_block_by_block():
