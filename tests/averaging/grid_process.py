@@ -6,7 +6,7 @@ the values to average next.
 
 import json
 import sys
-import time
+import threading
 
 import numpy as np
 
@@ -24,7 +24,7 @@ def main():
         Averager(node, "grid", like=[vector], group_size=group_size, compression="none") as averager,
     ):
         while len(averager.peers) < peers:
-            time.sleep(0.02)
+            threading.Event().wait(0.02)
         print(json.dumps({"ready": node.peer_id}), flush=True)
         for line in sys.stdin:
             vector[:] = np.random.default_rng([int(line), rank]).normal(size=ELEMENTS)

@@ -25,9 +25,9 @@ class Averager:
     ``run_id`` names the run within the node's network. ``like``: arrays (numpy, or torch tensors in CPU
     memory; float16, float32 or float64) of the shapes and dtypes that every member averages; their values
     are not used. Groups have ``min_group_size`` to ``group_size`` members. ``compression``: ``none`` or
-    ``float16``. ``topology``: ``moshpit`` (groups are re-drawn each round) or ``single``. ``reducer``:
-    ``mean``. ``deadline``: seconds to wait for a group, None to adapt (at most 15). Raises
-    ConfigurationError. From asyncio use ``AsyncAverager``.
+    ``float16``. ``topology``: ``moshpit`` (a fitted grid, or the sliding chunk index), ``sliding``,
+    ``random`` or ``single`` (one group). ``reducer``: ``mean``. ``deadline``: seconds to wait for a group,
+    None to adapt (at most 15). Raises ConfigurationError. From asyncio use ``AsyncAverager``.
 
     A reducer sees the raw values of the parts it averages: there is no secure aggregation yet.
     """
