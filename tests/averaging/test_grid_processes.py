@@ -47,7 +47,8 @@ def test_sixteen_processes_on_a_four_by_four_grid_reach_the_mean_in_two_rounds()
                 process.stdin.write(f"{seed}\n")
                 process.stdin.flush()
             told = [json.loads(process.stdout.readline()) for process in processes]
-            assert {len(group) for one in told for group in one["groups"]} == {SIDE}, told
+            seen = [(one["rounds"], [len(group) for group in one["groups"]], one["reasons"]) for one in told]
+            assert {len(group) for one in told for group in one["groups"]} == {SIDE}, (seed, seen)
             assert len({tuple(sorted(one["groups"][0])) for one in told}) == SIDE
             assert {tuple(one["rounds"]) for one in told} == {(2 * seed + 1, 2 * seed + 2)}
             values = [np.random.default_rng([seed, rank]).normal(size=ELEMENTS) for rank in range(PEERS)]

@@ -27,10 +27,11 @@ class Averager:
     layout, or dense torch tensors on the CPU or a GPU) of the shapes and dtypes that every member averages;
     their values are not used. Groups have ``min_group_size`` to ``group_size`` members. ``compression``: a
     codec's name (``moshgrid.compression.codec_names()``), one name per array, or a ``CodecPlan``.
-    ``topology``: ``moshpit`` (groups are re-drawn each round), ``sliding``, ``random`` or ``single``.
-    ``reducer``: ``mean`` (weighted), ``median`` or ``trimmed_mean`` (which leave weights aside and withstand
-    members that lie). These are the same at all members. ``deadline``: seconds to wait for a group, None to
-    adapt (at most 15). Raises ConfigurationError. From asyncio use ``AsyncAverager``.
+    ``topology``: ``moshpit`` (a fitted grid, or the sliding chunk index), ``sliding``, ``random`` or
+    ``single`` (one group). ``reducer``: ``mean`` (weighted), ``median`` or ``trimmed_mean`` (which leave
+    weights aside and withstand members that lie). These are the same at all members. ``deadline``: seconds
+    to wait for a group, None to adapt (at most 15). Raises ConfigurationError. From asyncio use
+    ``AsyncAverager``.
 
     A reducer sees the raw values of the parts it averages: there is no secure aggregation yet.
     """

@@ -5,6 +5,7 @@ from __future__ import annotations
 __all__ = ["ClosingTimes"]
 
 _OVERTAKEN_SECONDS = 0.5
+_OVERTAKEN_SILENCES = 5
 _LEADER_LATE_SECONDS = 1.0
 
 
@@ -20,6 +21,7 @@ class ClosingTimes:
         self, now: float, silence: float, undeclared: float, patience: float, hard_limit: float
     ) -> None:
         self._silence = silence
+        self._overtaken = max(_OVERTAKEN_SECONDS, _OVERTAKEN_SILENCES * silence)
         self._last_news = now
         self._undeclared_due = now + undeclared
         self._patience = patience
@@ -35,7 +37,7 @@ class ClosingTimes:
         """Until when those who are declared are waited for; None when that time is over."""
         if self._patience_due is None or self.others_awaited or self._overtaken_at is None:
             return self._patience_due
-        return min(self._patience_due, max(self._overtaken_at, self._last_news) + _OVERTAKEN_SECONDS)
+        return min(self._patience_due, max(self._overtaken_at, self._last_news) + self._overtaken)
 
     @property
     def quiet_at(self) -> float:
