@@ -127,7 +127,7 @@ def freeze_and_wake(seed):
         assert set(range(n)) - set(victims) <= members, seed
     woken = [group.nodes[victim].outcome for victim in victims]
     for outcome in woken:
-        if length > 3.2 and outcome.at > start + length:
+        if length > 3.2 and outcome.at >= start + length:
             assert not outcome.committed, (seed, outcome)
             assert "stood still" in outcome.reason, (seed, outcome)
             assert outcome.at < start + length + 0.5, (seed, outcome)
