@@ -1,4 +1,8 @@
-"""Runs a yamux session over a secured connection: one task reads, one writes, one keeps the time."""
+"""Runs a yamux session over a secured connection: one task reads, one writes, one keeps the time.
+
+What a task has to send goes out in that task, as far as the system takes it at once: waking another one
+costs more than sending. The writing task sends what is left when the peer is slow, and what is very much.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +20,9 @@ __all__ = ["Waiters", "YamuxDriver"]
 
 _GOODBYE_SECONDS = 1.0
 _CLOSE_SECONDS = 1.0
+_RUNS_AT_ONCE = 2
+_GATHER_SECONDS = 0.0001
+"""What comes so soon after a run goes out with whatever else comes until the writing task has its turn."""
 
 
 class Waiters:
@@ -52,6 +59,10 @@ class YamuxDriver:
         self._close_channel = close_channel
         self._failures = failures
         self._on_over = on_over
+        self._running = False
+        self._busy = False
+        """The channel has not finished the last run."""
+        self._began = -1.0
         self._work = trio.Event()
         self._alarm = trio.CancelScope()
         self._all_written = trio.Event()
@@ -59,6 +70,7 @@ class YamuxDriver:
 
     async def run(self) -> None:
         """Returns when the connection is over and closed."""
+        self._running = True
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._write)
@@ -74,6 +86,7 @@ class YamuxDriver:
                         await self._close_channel()
                 nursery.cancel_scope.cancel()
         finally:
+            self._running = False
             self.session.end("the connection was closed")
             self.spread()
             self.finished.set()
@@ -97,24 +110,53 @@ class YamuxDriver:
         self.spread()
 
     async def _write(self) -> None:
-        session = self.session
-        try:
-            while True:
-                frames = session.take()
-                if frames:
-                    began = trio.current_time()
-                    await self._channel.send_all(frames)
-                    session.written(trio.current_time() - began)
-                    self.spread()
-                elif session.over is not None:
+        while self._running:
+            if self._busy:
+                try:
+                    await self._channel.finish_sending()
+                except self._failures as error:
+                    self._fail(error)
                     break
-                else:
-                    self._work = trio.Event()
-                    await self._work.wait()
-        except self._failures as error:
-            session.end(f"the connection takes no more: {error}")
+                self._written()
+            else:
+                await trio.lowlevel.checkpoint()
+            if not self._busy:
+                self._send()
+            self.spread()
+            if self._busy or self.session.out.has_more:
+                continue
+            if self.session.over is not None:
+                break
+            self._work = trio.Event()
+            await self._work.wait()
         self.spread()
         self._all_written.set()
+
+    def _send(self) -> None:
+        """Sends some runs of frames, while the system takes them; what remains is for ``_write``."""
+        for _ in range(_RUNS_AT_ONCE):
+            if not self._running or not (frames := self.session.take()):
+                return
+            self._began = trio.current_time()
+            try:
+                self._busy = not self._channel.send_now(frames)
+            except self._failures as error:
+                self._fail(error)
+                return
+            if self._busy:
+                break
+            self._written()
+        if self._busy or self.session.out.has_more:
+            self._work.set()
+
+    def _written(self) -> None:
+        self._busy = False
+        self.session.written(trio.current_time() - self._began)
+
+    def _fail(self, error: Exception) -> None:
+        self._running = False
+        self.session.end(f"the connection takes no more: {error}")
+        self._work.set()
 
     async def _keep_time(self) -> None:
         while self.session.over is None:
@@ -124,8 +166,13 @@ class YamuxDriver:
             self.spread()
 
     def spread(self) -> None:
-        """Wakes whoever the last change of the session concerns."""
+        """Sends what the session has to say, and wakes whoever its last change concerns."""
         session = self.session
+        if not self._busy and session.out.has_more:
+            if self.waits:
+                self._work.set()
+            else:
+                self._send()
         if session.readable:
             for stream in session.readable:
                 _waiters_of(stream).readers.unpark_all()
@@ -136,13 +183,18 @@ class YamuxDriver:
             session.writable.clear()
         if session.opened:
             self._acceptors.unpark_all()
-        self._work.set()
         if (deadline := session.deadline) < self._alarm.deadline:
             self._alarm.deadline = deadline
         if session.over is not None and not self.over.is_set():
             self.over.set()
             self._acceptors.unpark_all()
+            self._work.set()
             self._on_over()
+
+    @property
+    def waits(self) -> bool:
+        """True when what is queued now is not sent at once."""
+        return self._busy or trio.current_time() < self._began + _GATHER_SECONDS
 
     def open(self) -> StreamState:
         """A new stream. Raises TooManyStreams or SessionOver."""
