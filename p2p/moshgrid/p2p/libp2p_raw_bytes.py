@@ -41,8 +41,6 @@ class RawBytes(Protocol):
     async def send(self, data: bytes | memoryview) -> None:
         """Sends all of ``data``. Raises ChannelBroken, also when the peer takes nothing for 30 s."""
 
-    # A socket also has ``send_now(data) -> int``: what the system took without waiting.
-
     async def close(self) -> None:
         """Closes the raw connection; never raises."""
 
@@ -103,11 +101,9 @@ class SocketBytes:
     async def send(self, data: bytes | memoryview) -> None:
         """As much as the socket takes at once, then the rest."""
         rest = memoryview(data)
-        while True:
-            if not (rest := rest[self.send_now(rest) :]):
-                break
-            await self._wait_writable()
         await trio.lowlevel.checkpoint()
+        while rest := rest[self.send_now(rest) :]:
+            await self.wait_to_send()
 
     def send_now(self, data: memoryview) -> int:
         """One system call; how much of ``data`` the socket took, 0 when it is full. Raises ChannelBroken."""
@@ -118,7 +114,8 @@ class SocketBytes:
         except OSError as error:
             raise ChannelBroken(f"the connection was lost: {error.strerror}") from error
 
-    async def _wait_writable(self) -> None:
+    async def wait_to_send(self) -> None:
+        """Returns when a good part of the system's memory for this socket is free again."""
         try:
             with trio.fail_after(_STALL_SECONDS):
                 await trio.lowlevel.wait_writable(self._handle())

@@ -54,8 +54,7 @@ class SecureSession(BaseSession):
         self._outgoing: Outgoing | None = None
         self._sealing: memoryview | None = None
         self._sealed = memoryview(b"")
-        # Only a socket takes bytes without waiting.
-        self._send_at_once = raw.send_now if isinstance(raw, SocketBytes) else _nothing_at_once
+        self._socket = raw if isinstance(raw, SocketBytes) else None  # only it takes bytes without waiting
         self._unfinished = b""
         self._unread = memoryview(b"")
         self._lent: memoryview | None = None
@@ -134,9 +133,15 @@ class SecureSession(BaseSession):
         with trio.CancelScope(shield=True):
             try:
                 while self._outgoing is not None:
-                    await self._raw.send(self._sealed)
-                    self._sealed = memoryview(b"")
-                    self._seal_and_send()
+                    if self._socket is None:
+                        await self._raw.send(self._sealed)
+                        self._sealed = memoryview(b"")
+                    else:
+                        # Without this wait a full socket takes a little at a time, at the price of much.
+                        await self._socket.wait_to_send()
+                        self._sealed = self._sealed[self._socket.send_now(self._sealed) :]
+                    if not self._sealed:
+                        self._seal_and_send()
             except ChannelBroken as error:
                 raise self._stop_sending(error) from error
 
@@ -155,7 +160,8 @@ class SecureSession(BaseSession):
         self._sealing = None
         while self._outgoing.left:
             sealed = buffer[: self._records.seal(self._outgoing, buffer)]
-            if (sent := self._send_at_once(sealed)) < len(sealed):
+            sent = 0 if self._socket is None else self._socket.send_now(sealed)
+            if sent < len(sealed):
                 self._sealing, self._sealed = buffer, sealed[sent:]
                 return False
         return_buffer(buffer)  # not for idle connections: one that waits for its peer to read keeps it
@@ -231,7 +237,3 @@ class SecureSession(BaseSession):
     def get_connection_type(self) -> ConnectionType:
         """Direct or relayed."""
         return self._connection.get_connection_type()
-
-
-def _nothing_at_once(sealed: memoryview) -> int:
-    return 0

@@ -57,7 +57,7 @@ class YamuxDuplex:
         self._unrested = 0
         try:
             while state.queued or state.in_flight:
-                await self._waiters.writers.park()
+                await self._waiters.writer.wait()
                 self._check_alive()
         finally:
             state.withdraw(total)
@@ -73,7 +73,7 @@ class YamuxDuplex:
             if self._ended():
                 return b""
             self._unrested = 0
-            await self._waiters.readers.park()
+            await self._waiters.reader.wait()
 
     async def receive_into(self, buffer: bytearray | memoryview) -> int:
         """Puts what arrives straight into ``buffer``; 0 after the peer's clean end."""
@@ -89,7 +89,7 @@ class YamuxDuplex:
         self._unrested = 0
         try:
             while not self.state.sunk and not self._ended():
-                await self._waiters.readers.park()
+                await self._waiters.reader.wait()
         finally:
             count = self.state.close_sink()
         return count

@@ -101,7 +101,8 @@ class FrameWriter:
         return frames, ended
 
     def written(self, seconds: float) -> list[StreamState]:
-        """The run that was taken is written, after so long; the streams whose memory is free now."""
+        """The run that was taken is written, after the path let us wait so long; the streams whose memory
+        is free now."""
         self._moved += self._taken
         self._seconds += seconds
         if self._seconds >= _RATE_SECONDS:
