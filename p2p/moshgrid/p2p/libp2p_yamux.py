@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from types import TracebackType
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import trio
 from libp2p.abc import IMuxedConn, IMuxedStream, ISecureConn
@@ -218,8 +218,7 @@ class YamuxStream(IMuxedStream):
 def channel_of(secured: ISecureConn) -> SecureChannel:
     """The fast way in and out where ``secured`` has one."""
     if hasattr(secured, "receive_some") and hasattr(secured, "send_now"):
-        channel: SecureChannel = secured
-        return channel
+        return cast(SecureChannel, secured)
     return _PlainChannel(secured)
 
 

@@ -72,6 +72,7 @@ class TlsRecords:
         self._idle_messages = 0
         self._owes_update = False
         self.ended = False
+        self._sent = self._received = 0
         self._use_send_secret(send_secret)
         self._use_receive_secret(receive_secret)
 

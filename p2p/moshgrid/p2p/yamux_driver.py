@@ -146,24 +146,24 @@ class YamuxDriver:
                     break
                 self._busy = False
                 self.session.written(trio.current_time() - began)
-            else:
-                await trio.lowlevel.checkpoint()
-            if not self._busy:
-                self._send()
+            self._send()
             self.spread()
-            if self._busy or self.session.out.has_more:
+            if self._busy:
                 continue
-            if self.session.over is not None:
+            if self.session.out.has_more:
+                await trio.lowlevel.checkpoint()
+            elif self.session.over is not None:
                 break
-            self._work = trio.Event()
-            await self._work.wait()
+            else:
+                self._work = trio.Event()
+                await self._work.wait()
         self.spread()
         self._all_written.set()
 
     def _send(self) -> None:
         """Sends some runs of frames, while the system takes them; what remains is for ``_write``."""
         for _ in range(_RUNS_AT_ONCE):
-            if not self._running or not (frames := self.session.take()):
+            if self._busy or not self._running or not (frames := self.session.take()):
                 return
             self._sent_at = trio.current_time()
             try:
@@ -171,9 +171,8 @@ class YamuxDriver:
             except self._failures as error:
                 self._fail(error)
                 return
-            if self._busy:
-                break
-            self.session.written(0.0)
+            if not self._busy:
+                self.session.written(0.0)
         if self._busy or self.session.out.has_more:
             self._work.set()
 

@@ -17,7 +17,7 @@ __all__ = ["YamuxDuplex"]
 _COPIED = 64 * 1024
 """Up to here a copy costs less than waiting until the sender's memory is free again."""
 _AHEAD = 256 * 1024
-_TURN = 256 * 1024
+_TURN = 512 * 1024
 """Bytes that a task moves, or 64 calls, before the others get their turn."""
 
 
@@ -51,8 +51,8 @@ class YamuxDuplex:
             return
         self._session.send(state, views)
         self._driver.spread()
+        self._check_alive()
         if not (state.queued or state.in_flight):
-            self._check_alive()
             return
         self._unrested = 0
         try:

@@ -14,7 +14,7 @@ _MAX_RUN = 2 * (HEADER_SIZE + MAX_PAYLOAD)
 _MIN_RUN = HEADER_SIZE + TURN_PAYLOAD
 _RUN_SECONDS = 0.001
 _RATE_SECONDS = 0.01
-"""Over which the rate is measured: a shorter time tells more of this machine's scheduling than of the path."""
+"""Of waiting, before the rate is judged: a shorter time tells more of this machine's scheduling."""
 _JOIN = 1024
 
 
@@ -74,8 +74,9 @@ class FrameWriter:
             self._control.clear()
         room = self._run
         while room > 0 and (stream := self._turns.take()) is not None:
-            alone = not self._turns.waiting
-            size = min(stream.queued, stream.send_window, max(TURN_PAYLOAD, room - HEADER_SIZE if alone else 0))
+            share = self._run // 2 if self._turns.waiting else room
+            most = min(MAX_PAYLOAD, max(TURN_PAYLOAD, share - HEADER_SIZE))
+            size = min(stream.queued, stream.send_window, most)
             stream.send_window -= size
             pieces = stream.take_out(size)
             header = pack_header(DATA, 0, stream.id, size)
