@@ -123,7 +123,7 @@ class Links:
         reader = FrameReader(_Listening(stream, self._heard), MAX_FRAME)
         reason = "it closed the link"
         try:
-            while (data := await reader.read()) is not None:
+            while (data := await reader.read_buffer()) is not None:
                 frame = decode_frame(data, stream.peer)
                 user = self._users.get(frame.run)
                 if user is not None:

@@ -48,13 +48,13 @@ def encode_frame(run: bytes, group: bytes, message: Message) -> bytes:
     return len(data).to_bytes(2, "big") + data
 
 
-def decode_frame(frame: bytes, sender: PeerId) -> Frame:
+def decode_frame(frame: bytes | bytearray, sender: PeerId) -> Frame:
     """Parses a frame. Raises RemoteProtocolError, blaming ``sender``."""
     size = int.from_bytes(frame[:2], "big")
     if len(frame) < 2 + size:
         raise RemoteProtocolError(sender, "sent a frame whose header is cut off")
     try:
-        header = decode(_decoder, frame[2 : 2 + size])
+        header = decode(_decoder, memoryview(frame)[2 : 2 + size])
     except Unreadable as error:
         raise RemoteProtocolError(sender, f"sent a message that cannot be read: {error}") from error
     payload = memoryview(frame)[2 + size :]

@@ -164,7 +164,7 @@ class YamuxDriver:
         """Sends some runs of frames, while the system takes them; what remains is for ``_write``."""
         for _ in range(_RUNS_AT_ONCE):
             if self._busy or not self._running or not (frames := self.session.take()):
-                return
+                break
             self._sent_at = trio.current_time()
             try:
                 self._busy = not self._channel.send_now(frames)
@@ -173,7 +173,7 @@ class YamuxDriver:
                 return
             if not self._busy:
                 self.session.written(0.0)
-        if self._busy or self.session.out.has_more:
+        if self._busy or (self._running and self.session.out.has_more):
             self._work.set()
 
     def _fail(self, error: Exception) -> None:
