@@ -1,12 +1,13 @@
 """The wire side by side in one run: ours, stock py-libp2p, plain ssl sockets, raw sockets, go's p2pd.
 
 usage: python benchmarks/wire.py [--megabytes 256] [--requests 1000] [--dials 20] [--idle 200]
-                                 [--systems moshgrid,ssl] [--p2pd PATH] [--json]
+                                 [--systems moshgrid,ssl] [--p2pd [PATH]] [--json]
 
 Each system has two processes on loopback. CPU seconds are those of both (with p2pd, of both daemons too),
 the system's share included. "Both ways" counts the bytes of both directions. With ssl and raw sockets 16
 streams are 16 connections, each with a thread; the others have one connection and one thread. The memory
-of idle connections is the listener's.
+of idle connections is the listener's. Ratios are ours over the other's, so that more is better for MB/s
+and less is better for the rest. Without a PATH, p2pd is fetched once with pip (hivemind's wheel).
 """
 
 import argparse
@@ -42,7 +43,7 @@ def main() -> None:
     parser.add_argument("--dials", type=int, default=20)
     parser.add_argument("--idle", type=int, default=200, help="connections at once")
     parser.add_argument("--systems", default="moshgrid,py-libp2p,ssl,raw")
-    parser.add_argument("--p2pd", help="path of hivemind's p2pd, to measure it too")
+    parser.add_argument("--p2pd", nargs="?", const="fetch", help="measure hivemind's p2pd too")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--end", nargs=2, metavar=("SYSTEM", "ROLE"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -64,11 +65,40 @@ def main() -> None:
     }
     for system in dict.fromkeys(systems):
         result["systems"][system] = measure(system)
+    result["ratios"] = ratios(result["systems"])
     result["load"] = round(os.getloadavg()[0], 2)
     if arguments.json:
         print(json.dumps(result, indent=2))
     else:
         show(result)
+
+
+def ratios(systems: dict) -> dict:
+    """Our figures over those of each other system."""
+    if "moshgrid" not in systems:
+        return {}
+    ours = systems["moshgrid"]
+
+    def over(mine: float | None, theirs: float | None) -> float | None:
+        return round(mine / theirs, 3) if mine and theirs else None
+
+    return {
+        name: {
+            "streams": [
+                {
+                    **{key: row[key] for key in ("streams", "write_bytes", "both_ways")},
+                    **{key: over(row[key], other[key]) for key in ("mb_per_s", "cpu_s_per_gb")},
+                }
+                for row, other in zip(ours["streams"], theirs["streams"], strict=True)
+            ],
+            **{
+                key: over(ours[key], theirs[key])
+                for key in ("request_us", "set_up_ms", "idle_connection_kib")
+            },
+        }
+        for name, theirs in systems.items()
+        if name != "moshgrid"
+    }
 
 
 def show(result: dict) -> None:
@@ -81,6 +111,10 @@ def show(result: dict) -> None:
         rows = [system["streams"][index] for system in systems.values()]
         cells = [f"{row['mb_per_s']:.0f} {row['cpu_s_per_gb']:6.2f}" for row in rows]
         print(f"{title:28}" + "".join(f"{cell:>20}" for cell in cells))
+    if result["ratios"]:
+        print("our MB/s over theirs, row by row")
+        for name, ratio in result["ratios"].items():
+            print(f"  {name:26}" + "".join(f"{row['mb_per_s']:>7.2f}" for row in ratio["streams"]))
     for key, title in (
         ("request_us", "64-byte request, p50, µs"),
         ("blocking_request_us", "  from the blocking API"),
@@ -617,12 +651,15 @@ class Go(System):
 async def open_go(arguments: argparse.Namespace, serve):
     sys.path.insert(0, SUPPORT)
     from foreign_peers import go_peer
+    from foreign_software import go_daemon
+
+    daemon = go_daemon() if arguments.p2pd == "fetch" else Path(arguments.p2pd)
 
     async def take(stream) -> None:
         with suppress(Exception):
             await serve(GoLink(stream))
 
-    async with go_peer("tls", Path(arguments.p2pd), take) as peer:
+    async with go_peer("tls", daemon, take) as peer:
         yield Go(peer)
 
 

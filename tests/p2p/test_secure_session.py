@@ -140,6 +140,21 @@ def seal_kind(records: TlsRecords, kind: int, body: bytes, padding: int = 0) -> 
     return bytes(out[: records._seal_record(memoryview(body + bytes([kind]) + bytes(padding)), out)])
 
 
+def test_full_records_are_read_as_others_are():
+    ours, theirs = record_pair("tls")
+    full = bytes(16384)
+    ends = seal_all(ours, [full, full])
+    padded = seal_kind(ours, 23, bytes(16000), padding=384)
+    handshake = seal_kind(ours, 22, b"\x04" + (16380).to_bytes(3) + bytes(16380))
+    assert len(handshake) == len(padded) == len(ends) // 2
+    opened = open_all(theirs, [ends + padded + handshake + seal_all(ours, [full, b"last"])])
+    assert opened == bytes(16384 * 3 + 16000) + b"last"
+    damaged = bytearray(seal_all(ours, [full, full]))
+    damaged[-1] ^= 1
+    with pytest.raises(RecordError, match="changed on the way"):
+        open_all(theirs, [bytes(damaged)])
+
+
 @pytest.mark.parametrize("suite", SUITES)
 def test_keys_change_on_the_way_and_on_request(suite):
     ours, theirs = record_pair("tls", suite=suite, records_per_key=3)
@@ -431,6 +446,48 @@ def test_a_peer_that_takes_nothing_is_given_up(kind):
             await alice.receive_some()
 
     trio.run(scenario, clock=trio.testing.MockClock(autojump_threshold=0.05))
+
+
+@BOTH
+@pytest.mark.parametrize("over", ["socket", "pipe"])
+def test_what_is_not_sent_at_once_is_finished_later_and_whole_even_when_cancelled(kind, over):
+    async def scenario():
+        alice, bob = await sessions(kind, tcp_ends() if over == "socket" else pipe())
+        data, heard = os.urandom(20_000_000), bytearray()
+        assert alice.send_now([b"little"]) is (over == "socket")
+        async with trio.open_nursery() as nursery:
+
+            async def receive() -> None:
+                while len(heard) < len(data) + 6:
+                    heard.extend(await bob.receive_some())
+
+            nursery.start_soon(receive)
+            if over == "pipe":
+                await alice.finish_sending()
+            assert not alice.send_now([memoryview(data)[:7], memoryview(data)[7:]])
+            with trio.CancelScope() as scope:
+                scope.cancel()
+                await alice.finish_sending()
+        assert heard == b"little" + data
+        await alice.close()
+
+    run(scenario)
+
+
+@BOTH
+def test_sending_at_once_fails_when_the_peer_is_gone_and_keeps_no_buffer(kind):
+    async def scenario():
+        alice, bob = await sessions(kind, tcp_ends())
+        await bob._raw.close()
+        with pytest.raises(ChannelBroken):
+            while alice.send_now([bytes(100_000)]):
+                await trio.lowlevel.checkpoint()
+            await alice.finish_sending()
+        assert alice._sealing is None and alice._outgoing is None
+        with pytest.raises(ChannelBroken):
+            alice.send_now([b"more"])
+
+    run(scenario)
 
 
 @BOTH

@@ -17,3 +17,9 @@ def test_what_the_benchmark_prints_follows_its_schema():
     schema = json.loads((ROOT / "docs/schemas/benchmark-wire.schema.json").read_text())
     jsonschema.validate(report, schema)
     assert list(report["systems"]) == ["moshgrid", "ssl"]
+    rows = {
+        (row["streams"], row["write_bytes"], row["both_ways"]) for row in report["ratios"]["ssl"]["streams"]
+    }
+    assert rows == {(n, size, both) for n in (1, 16) for size in (65536, 1 << 20) for both in (False, True)}
+    ours, theirs = (report["systems"][name]["streams"][0]["mb_per_s"] for name in ("moshgrid", "ssl"))
+    assert report["ratios"]["ssl"]["streams"][0]["mb_per_s"] == round(ours / theirs, 3)

@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 import trio
+import trio.testing
 from memory_channel import MemoryChannel, channel_pair
 
 from moshgrid.p2p.errors import LocalProtocolError, StreamReset
@@ -405,5 +406,88 @@ def test_a_peer_that_ends_and_goes_leaves_nothing_behind():
             assert not driver.session.streams.live
             await far.close()
             await driver.finished.wait()
+
+    run_virtual(scenario)
+
+
+def test_what_is_sent_goes_out_before_send_returns_and_what_follows_at_once_is_gathered():
+    async def scenario():
+        async with connection(latency=0.01) as (a, b):
+            ours, theirs = await open_pair(a, b)
+            await trio.sleep(1.0)
+            sent, runs = a._channel.out.sent, len(a._channel.out.segments)
+            await ours.send(b"one")
+            assert a._channel.out.sent == sent + 12 + 3
+            for piece in (b"two", bytearray(b"three"), b"four"):
+                await ours.send(piece)
+            assert a._channel.out.sent == sent + 12 + 3  # these wait for the writing task
+            got = bytearray()
+            while len(got) < 15:
+                got += await theirs.receive()
+            assert got == b"onetwothreefour"
+            assert a._channel.out.sent == sent + 2 * 12 + 15
+            assert runs == 0 and not a._channel.out.segments
+
+    run_virtual(scenario)
+
+
+def test_a_connection_that_breaks_while_sending_ends_the_send_and_the_session():
+    async def scenario():
+        near, far = channel_pair()
+        driver = driver_over(near, True)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(driver.run)
+            await trio.sleep(1.0)
+            stream = YamuxDuplex(driver, driver.open())
+            near.out.broken = True
+            await trio.sleep(1.0)
+            with pytest.raises(StreamReset):
+                await stream.send(b"lost")
+            await driver.finished.wait()
+            assert "takes no more" in driver.session.over
+        assert far is not None
+
+    run_virtual(scenario)
+
+
+def test_a_second_reader_is_refused_and_the_first_goes_on():
+    async def scenario():
+        async with connection() as (a, b), trio.open_nursery() as nursery:
+            ours, theirs = await open_pair(a, b)
+            got, read_it = [], trio.Event()
+
+            async def read() -> None:
+                got.append(await theirs.receive())
+                read_it.set()
+
+            nursery.start_soon(read)
+            await trio.testing.wait_all_tasks_blocked()
+            with pytest.raises(trio.BusyResourceError):
+                await theirs.receive()
+            await ours.send(b"for the first")
+            await read_it.wait()
+            assert got == [b"for the first"]
+
+    run_virtual(scenario)
+
+
+def test_a_task_that_never_waits_leaves_the_others_their_turns():
+    async def scenario():
+        async with connection() as (a, b), trio.open_nursery() as nursery:
+            ours, theirs = await open_pair(a, b)
+            nursery.start_soon(drain, theirs)
+            turns = 0
+
+            async def count() -> None:
+                nonlocal turns
+                while True:
+                    turns += 1
+                    await trio.lowlevel.checkpoint()
+
+            nursery.start_soon(count)
+            for _ in range(1000):
+                await ours.send(b"little")
+            assert turns >= 1000 // 65
+            nursery.cancel_scope.cancel()
 
     run_virtual(scenario)

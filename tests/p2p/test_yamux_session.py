@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 
 from moshgrid.p2p.yamux_frames import (
@@ -15,6 +17,7 @@ from moshgrid.p2p.yamux_frames import (
     PING,
     RST,
     SYN,
+    TURN_PAYLOAD,
     WINDOW_UPDATE,
     pack_header,
 )
@@ -411,7 +414,35 @@ def test_a_slow_path_makes_runs_short():
     stream.send_window = 1 << 30
     session.send(stream, [bytes(100 * MAX_PAYLOAD)])
     sizes = []
-    for _ in range(8):
+    for wait in [0.1] * 3 + [0.0005] * 40:
         sizes.append(sum(map(len, session.take())))
-        session.written(0.1)
-    assert sizes[0] > 1_000_000 and sizes[-1] == MAX_PAYLOAD + 12
+        session.written(wait)
+    assert sizes[0] > 500_000 and sizes[2] == sizes[3] == TURN_PAYLOAD + 12
+    assert sizes[-1] > TURN_PAYLOAD + 12  # 131 MB/s: more in a millisecond
+
+
+def test_a_path_that_never_lets_wait_keeps_its_long_runs():
+    session = quiet(initiator=True)
+    stream = session.open(1.0)
+    stream.send_window = 1 << 30
+    session.send(stream, [bytes(100 * MAX_PAYLOAD)])
+    for _ in range(20):
+        assert 0 <= sum(map(len, session.take())) - 2 * (MAX_PAYLOAD + 12) <= 12  # the first opens the stream
+        session.written(0.0)
+
+
+def test_a_lone_stream_sends_longer_frames_than_those_that_share():
+    session = quiet(initiator=True)
+    alone, other = session.open(1.0), session.open(1.0)
+    for stream in alone, other:
+        stream.send_window = 1 << 30
+    session.send(alone, [bytes(3 * MAX_PAYLOAD)])
+    sizes = [size for kind, _, _, size, _ in frames_of(session) if kind == DATA]
+    assert sizes == [MAX_PAYLOAD] * 3
+    for stream in alone, other:
+        session.send(stream, [bytes(3 * MAX_PAYLOAD)])
+    session.take()
+    session.written(0.1)  # the path is slow
+    frames = [(stream_id, size) for _, _, stream_id, size, _ in frames_of(session)]
+    assert {size for _, size in frames[:6]} == {TURN_PAYLOAD}
+    assert all(a != b for (a, _), (b, _) in itertools.pairwise(frames[:6]))

@@ -27,6 +27,12 @@ class Way:
         self._news = trio.Event()
 
     async def send(self, data: bytes) -> None:
+        if not self.send_now(data):
+            await self.finish()
+        await trio.lowlevel.checkpoint()
+
+    def send_now(self, data: bytes) -> bool:
+        """As a socket: True when the sender's system holds it all."""
         if self.broken:
             raise trio.BrokenResourceError("the pipe is broken")
         self.sent += len(data)
@@ -36,9 +42,14 @@ class Way:
             self._busy_until += len(piece) / self.rate if self.rate else 0.0
             self.segments.append((self._busy_until + self.latency, piece))
         self.wake()
-        if self.rate:
-            await trio.sleep_until(self._busy_until - self.room / self.rate)
-        await trio.lowlevel.checkpoint()
+        return self._free_at <= trio.current_time()
+
+    @property
+    def _free_at(self) -> float:
+        return self._busy_until - self.room / self.rate if self.rate else 0.0
+
+    async def finish(self) -> None:
+        await trio.sleep_until(self._free_at)
 
     def wake(self) -> None:
         self._news.set()
@@ -79,6 +90,12 @@ class MemoryChannel:
 
     async def send_all(self, chunks: Sequence[bytes | memoryview]) -> None:
         await self.out.send(b"".join(chunks))
+
+    def send_now(self, chunks: Sequence[bytes | memoryview]) -> bool:
+        return self.out.send_now(b"".join(chunks))
+
+    async def finish_sending(self) -> None:
+        await self.out.finish()
 
     async def close(self) -> None:
         """As closing a socket: the other end sees the end after what was sent."""

@@ -17,7 +17,7 @@ from libp2p.io.trio import TrioTCPStream
 from libp2p.network.connection.exceptions import RawConnError
 from libp2p.network.connection.raw_connection import RawConnection
 
-__all__ = ["ChannelBroken", "RawBytes", "raw_bytes_of"]
+__all__ = ["ChannelBroken", "RawBytes", "SocketBytes", "raw_bytes_of"]
 
 _READ_BYTES = 64 * 1024
 _STALL_SECONDS = 30.0
@@ -102,19 +102,23 @@ class SocketBytes:
         """As much as the socket takes at once, then the rest."""
         rest = memoryview(data)
         await trio.lowlevel.checkpoint()
-        while rest:
-            handle = self._handle()
-            try:
-                rest = rest[os.write(handle, rest) :]
-            except (BlockingIOError, InterruptedError):
-                await self._wait_writable(handle)
-            except OSError as error:
-                raise ChannelBroken(f"the connection was lost: {error.strerror}") from error
+        while rest := rest[self.send_now(rest) :]:
+            await self.wait_to_send()
 
-    async def _wait_writable(self, handle: int) -> None:
+    def send_now(self, data: memoryview) -> int:
+        """One system call; how much of ``data`` the socket took, 0 when it is full. Raises ChannelBroken."""
+        try:
+            return os.write(self._handle(), data)
+        except (BlockingIOError, InterruptedError):
+            return 0
+        except OSError as error:
+            raise ChannelBroken(f"the connection was lost: {error.strerror}") from error
+
+    async def wait_to_send(self) -> None:
+        """Returns when a good part of the system's memory for this socket is free again."""
         try:
             with trio.fail_after(_STALL_SECONDS):
-                await trio.lowlevel.wait_writable(handle)
+                await trio.lowlevel.wait_writable(self._handle())
         except trio.TooSlowError as error:
             raise _stalled() from error
         except (trio.ClosedResourceError, OSError, ValueError) as error:

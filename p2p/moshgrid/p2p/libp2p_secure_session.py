@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
 from collections.abc import Sequence
 
 import trio
@@ -16,9 +15,9 @@ from libp2p.peer.id import ID
 from libp2p.security.base_session import BaseSession
 from multiaddr import Multiaddr
 
-from moshgrid.p2p.buffer_pool import borrow_buffer, borrowed_buffer, return_buffer
+from moshgrid.p2p.buffer_pool import borrow_buffer, return_buffer
 from moshgrid.p2p.identity import PeerId, public_key_of
-from moshgrid.p2p.libp2p_raw_bytes import ChannelBroken, RawBytes
+from moshgrid.p2p.libp2p_raw_bytes import ChannelBroken, RawBytes, SocketBytes
 from moshgrid.p2p.secure_channel import Outgoing, RecordError, Records
 
 __all__ = ["SecureSession"]
@@ -52,6 +51,10 @@ class SecureSession(BaseSession):
         self._records = records
         self._connection = connection
         self._sending = trio.Lock()
+        self._outgoing: Outgoing | None = None
+        self._sealing: memoryview | None = None
+        self._sealed = memoryview(b"")
+        self._socket = raw if isinstance(raw, SocketBytes) else None  # only it takes bytes without waiting
         self._unfinished = b""
         self._unread = memoryview(b"")
         self._lent: memoryview | None = None
@@ -82,7 +85,8 @@ class SecureSession(BaseSession):
 
     def _open_records(self) -> memoryview | None:
         """Reads once and decrypts what is whole."""
-        with borrowed_buffer() as sealed:
+        sealed = borrow_buffer()
+        try:
             start = len(self._unfinished)
             sealed[:start] = self._unfinished
             size = self._raw.read_into(sealed[start:])
@@ -91,10 +95,11 @@ class SecureSession(BaseSession):
             if size == 0:
                 self._end()
                 return None
-            plain = borrow_buffer()
-            self._lent = plain
+            plain = self._lent = borrow_buffer()
             consumed, produced = self._records.open(sealed[: start + size], plain)
             self._unfinished = bytes(sealed[consumed : start + size])
+        finally:
+            return_buffer(sealed)
         self._over = self._records.ended
         if produced:
             return plain[:produced]
@@ -113,30 +118,70 @@ class SecureSession(BaseSession):
 
     async def send_all(self, chunks: Sequence[bytes | bytearray | memoryview]) -> None:
         """Sends the chunks as one run of bytes; cancelled, either not at all or whole."""
-        await self._send(Outgoing(chunks))
+        async with self._sending:
+            if not self._begin(chunks):
+                await self.finish_sending()
 
-    async def _send(self, outgoing: Outgoing, *, goodbye_within: float = math.inf) -> None:
+    def send_now(self, chunks: Sequence[bytes | bytearray | memoryview]) -> bool:
+        """Sends what the socket takes at once; True when that was all. Otherwise: ``finish_sending``."""
+        if self._sending.locked():
+            raise ChannelBroken("the connection is being closed")
+        return self._begin(chunks)
+
+    async def finish_sending(self) -> None:
+        """Sends the rest. It cannot be cancelled, but raw bytes give up a peer that takes none."""
+        with trio.CancelScope(shield=True):
+            try:
+                while self._outgoing is not None:
+                    if self._socket is None:
+                        await self._raw.send(self._sealed)
+                        self._sealed = memoryview(b"")
+                    else:
+                        # Without this wait a full socket takes a little at a time, at the price of much.
+                        await self._socket.wait_to_send()
+                        self._sealed = self._sealed[self._socket.send_now(self._sealed) :]
+                    if not self._sealed:
+                        self._seal_and_send()
+            except ChannelBroken as error:
+                raise self._stop_sending(error) from error
+
+    def _begin(self, chunks: Sequence[bytes | bytearray | memoryview]) -> bool:
+        self._check()
+        self._outgoing = Outgoing(chunks)
+        try:
+            return self._seal_and_send()
+        except ChannelBroken as error:
+            raise self._stop_sending(error) from error
+
+    def _seal_and_send(self) -> bool:
+        """Goes on with ``_outgoing`` as far as the socket takes it; True when nothing is left."""
+        assert self._outgoing is not None
+        buffer = self._sealing or borrow_buffer()
+        self._sealing = None
+        while self._outgoing.left:
+            sealed = buffer[: self._records.seal(self._outgoing, buffer)]
+            sent = 0 if self._socket is None else self._socket.send_now(sealed)
+            if sent < len(sealed):
+                self._sealing, self._sealed = buffer, sealed[sent:]
+                return False
+        return_buffer(buffer)  # not for idle connections: one that waits for its peer to read keeps it
+        self._outgoing = None
+        return True
+
+    def _stop_sending(self, error: ChannelBroken) -> ChannelBroken:
+        self._outgoing, self._sealing, self._sealed = None, None, memoryview(b"")
+        return self._break(str(error))
+
+    async def _say_goodbye(self) -> None:
         async with self._sending:
             self._check()
-            # Shielded, and yet not for ever: raw bytes give up a peer that takes none.
-            with trio.CancelScope(shield=True, deadline=trio.current_time() + goodbye_within) as scope:
+            with trio.CancelScope(shield=True, deadline=trio.current_time() + _GOODBYE_SECONDS) as scope:
                 try:
-                    await self._send_records(outgoing)
-                    if goodbye_within < math.inf:
-                        await self._raw.send(self._records.goodbye())
+                    await self._raw.send(self._records.goodbye())
                 except ChannelBroken as error:
-                    raise self._break(str(error)) from error
+                    raise self._stop_sending(error) from error
             if scope.cancelled_caught:
                 raise self._break("the connection is closed")
-
-    async def _send_records(self, outgoing: Outgoing) -> None:
-        sealed = borrow_buffer()  # not for idle connections: this one waits for its peer to read
-        try:
-            while outgoing.left:
-                size = self._records.seal(outgoing, sealed)
-                await self._raw.send(sealed[:size])
-        finally:
-            return_buffer(sealed)
 
     def _break(self, reason: str) -> ChannelBroken:
         self._take_back()
@@ -174,9 +219,10 @@ class SecureSession(BaseSession):
 
     async def close(self) -> None:
         """Says goodbye, if the protocol has a word for it, and closes the connection."""
-        if self._records.must_say_goodbye and self._broken is None and not self._sending.locked():
+        busy = self._sending.locked() or self._outgoing is not None
+        if self._records.must_say_goodbye and self._broken is None and not busy:
             with contextlib.suppress(ChannelBroken):  # the peer went first
-                await self._send(Outgoing([]), goodbye_within=_GOODBYE_SECONDS)
+                await self._say_goodbye()
         self._broken = self._broken or "the connection is closed"
         await self._raw.close()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from types import TracebackType
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import trio
 from libp2p.abc import IMuxedConn, IMuxedStream, ISecureConn
@@ -217,9 +217,8 @@ class YamuxStream(IMuxedStream):
 
 def channel_of(secured: ISecureConn) -> SecureChannel:
     """The fast way in and out where ``secured`` has one."""
-    if hasattr(secured, "receive_some") and hasattr(secured, "send_all"):
-        channel: SecureChannel = secured
-        return channel
+    if hasattr(secured, "receive_some") and hasattr(secured, "send_now"):
+        return cast(SecureChannel, secured)
     return _PlainChannel(secured)
 
 
@@ -228,10 +227,16 @@ class _PlainChannel:
 
     def __init__(self, secured: ISecureConn) -> None:
         self._secured = secured
+        self._unsent: Sequence[bytes | memoryview] = ()
 
     async def receive_some(self) -> bytes:
         return await self._secured.read(_READ_BYTES)
 
-    async def send_all(self, chunks: Sequence[bytes | memoryview]) -> None:
+    def send_now(self, chunks: Sequence[bytes | memoryview]) -> bool:
+        self._unsent = chunks
+        return False
+
+    async def finish_sending(self) -> None:
         with trio.CancelScope(shield=True):  # the connection is of no use after half a write
-            await self._secured.write(b"".join(chunks))
+            await self._secured.write(b"".join(self._unsent))
+        self._unsent = ()

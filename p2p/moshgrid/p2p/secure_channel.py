@@ -13,7 +13,7 @@ __all__ = ["Outgoing", "RecordError", "Records", "SecureChannel"]
 
 
 class SecureChannel(Protocol):
-    """An authenticated, encrypted connection. One task receives while others send."""
+    """An authenticated, encrypted connection. One task receives while another sends."""
 
     async def receive_some(self) -> bytes | memoryview:
         """What has arrived, one byte at least; ``b""`` after the peer's clean end.
@@ -23,10 +23,18 @@ class SecureChannel(Protocol):
         """
         ...
 
-    async def send_all(self, chunks: Sequence[bytes | memoryview]) -> None:
-        """Sends the chunks as one run of bytes. Raises ChannelBroken.
+    def send_now(self, chunks: Sequence[bytes | memoryview]) -> bool:
+        """Sends the chunks as one run of bytes, as far as the system takes them at once.
 
-        Cancelling never cuts it in half: it is not sent at all, or sent whole.
+        True when that was all. Otherwise ``finish_sending`` must be called before anything else is sent,
+        and the chunks stay as they are until it returns. Raises ChannelBroken.
+        """
+        ...
+
+    async def finish_sending(self) -> None:
+        """Sends what ``send_now`` left, however long the peer takes. Raises ChannelBroken.
+
+        Cancelling never cuts it in half.
         """
         ...
 
@@ -87,7 +95,14 @@ class Outgoing:
 
     def copy_to(self, target: memoryview) -> None:
         """Fills ``target`` with the next bytes."""
-        filled, size = 0, len(target)
+        chunk, start, size = self._chunks[self._index], self._offset, len(target)
+        end = start + size
+        if end < len(chunk):  # most of the time
+            target[:] = chunk[start:end]
+            self._offset = end
+            self.left -= size
+            return
+        filled = 0
         while filled < size:
             chunk, start = self._chunks[self._index], self._offset
             piece = chunk[start : start + size - filled]

@@ -1,4 +1,8 @@
-"""Runs a yamux session over a secured connection: one task reads, one writes, one keeps the time."""
+"""Runs a yamux session over a secured connection: one task reads, one writes, one keeps the time.
+
+What a task has to send goes out in that task, as far as the system takes it at once: waking another one
+costs more than sending. The writing task sends what is left when the peer is slow, and what is very much.
+"""
 
 from __future__ import annotations
 
@@ -16,16 +20,45 @@ __all__ = ["Waiters", "YamuxDriver"]
 
 _GOODBYE_SECONDS = 1.0
 _CLOSE_SECONDS = 1.0
+_RUNS_AT_ONCE = 2
+_GATHER_SECONDS = 0.0001
+"""What comes so soon after a run goes out with whatever else comes until the writing task has its turn."""
+
+
+class Seat:
+    """Where one task waits; a parking lot for many costs three times as much."""
+
+    __slots__ = ("_task",)
+
+    def __init__(self) -> None:
+        self._task: trio.lowlevel.Task | None = None
+
+    async def wait(self) -> None:
+        """Returns after ``wake``. Raises BusyResourceError when another task waits here."""
+        if self._task is not None:
+            raise trio.BusyResourceError("another task does the same on this stream")
+        self._task = trio.lowlevel.current_task()
+        await trio.lowlevel.wait_task_rescheduled(self._give_up)
+
+    def _give_up(self, _: object) -> trio.lowlevel.Abort:
+        self._task = None
+        return trio.lowlevel.Abort.SUCCEEDED
+
+    def wake(self) -> None:
+        """Lets the task go on that waits, if one does."""
+        if (task := self._task) is not None:
+            self._task = None
+            trio.lowlevel.reschedule(task)
 
 
 class Waiters:
     """The tasks that wait for one stream."""
 
-    __slots__ = ("readers", "writers")
+    __slots__ = ("reader", "writer")
 
     def __init__(self) -> None:
-        self.readers = trio.lowlevel.ParkingLot()
-        self.writers = trio.lowlevel.ParkingLot()
+        self.reader = Seat()
+        self.writer = Seat()
 
 
 class YamuxDriver:
@@ -52,6 +85,10 @@ class YamuxDriver:
         self._close_channel = close_channel
         self._failures = failures
         self._on_over = on_over
+        self._running = False
+        self._busy = False
+        """The channel has not finished the last run."""
+        self._sent_at = -1.0
         self._work = trio.Event()
         self._alarm = trio.CancelScope()
         self._all_written = trio.Event()
@@ -59,6 +96,7 @@ class YamuxDriver:
 
     async def run(self) -> None:
         """Returns when the connection is over and closed."""
+        self._running = True
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._write)
@@ -74,6 +112,7 @@ class YamuxDriver:
                         await self._close_channel()
                 nursery.cancel_scope.cancel()
         finally:
+            self._running = False
             self.session.end("the connection was closed")
             self.spread()
             self.finished.set()
@@ -97,24 +136,50 @@ class YamuxDriver:
         self.spread()
 
     async def _write(self) -> None:
-        session = self.session
-        try:
-            while True:
-                frames = session.take()
-                if frames:
-                    began = trio.current_time()
-                    await self._channel.send_all(frames)
-                    session.written(trio.current_time() - began)
-                    self.spread()
-                elif session.over is not None:
+        while self._running:
+            if self._busy:
+                began = trio.current_time()
+                try:
+                    await self._channel.finish_sending()
+                except self._failures as error:
+                    self._fail(error)
                     break
-                else:
-                    self._work = trio.Event()
-                    await self._work.wait()
-        except self._failures as error:
-            session.end(f"the connection takes no more: {error}")
+                self._busy = False
+                self.session.written(trio.current_time() - began)
+            self._send()
+            self.spread()
+            if self._busy:
+                continue
+            if self.session.out.has_more:
+                await trio.lowlevel.checkpoint()
+            elif self.session.over is not None:
+                break
+            else:
+                self._work = trio.Event()
+                await self._work.wait()
         self.spread()
         self._all_written.set()
+
+    def _send(self) -> None:
+        """Sends some runs of frames, while the system takes them; what remains is for ``_write``."""
+        for _ in range(_RUNS_AT_ONCE):
+            if self._busy or not self._running or not (frames := self.session.take()):
+                break
+            self._sent_at = trio.current_time()
+            try:
+                self._busy = not self._channel.send_now(frames)
+            except self._failures as error:
+                self._fail(error)
+                return
+            if not self._busy:
+                self.session.written(0.0)
+        if self._busy or (self._running and self.session.out.has_more):
+            self._work.set()
+
+    def _fail(self, error: Exception) -> None:
+        self._running = False
+        self.session.end(f"the connection takes no more: {error}")
+        self._work.set()
 
     async def _keep_time(self) -> None:
         while self.session.over is None:
@@ -124,25 +189,35 @@ class YamuxDriver:
             self.spread()
 
     def spread(self) -> None:
-        """Wakes whoever the last change of the session concerns."""
+        """Sends what the session has to say, and wakes whoever its last change concerns."""
         session = self.session
+        if not self._busy and session.out.has_more:
+            if self.waits:
+                self._work.set()
+            else:
+                self._send()
         if session.readable:
             for stream in session.readable:
-                _waiters_of(stream).readers.unpark_all()
+                _waiters_of(stream).reader.wake()
             session.readable.clear()
         if session.writable:
             for stream in session.writable:
-                _waiters_of(stream).writers.unpark_all()
+                _waiters_of(stream).writer.wake()
             session.writable.clear()
         if session.opened:
             self._acceptors.unpark_all()
-        self._work.set()
         if (deadline := session.deadline) < self._alarm.deadline:
             self._alarm.deadline = deadline
         if session.over is not None and not self.over.is_set():
             self.over.set()
             self._acceptors.unpark_all()
+            self._work.set()
             self._on_over()
+
+    @property
+    def waits(self) -> bool:
+        """True when what is queued now is not sent at once."""
+        return self._busy or trio.current_time() < self._sent_at + _GATHER_SECONDS
 
     def open(self) -> StreamState:
         """A new stream. Raises TooManyStreams or SessionOver."""

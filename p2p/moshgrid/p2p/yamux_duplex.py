@@ -17,6 +17,8 @@ __all__ = ["YamuxDuplex"]
 _COPIED = 64 * 1024
 """Up to here a copy costs less than waiting until the sender's memory is free again."""
 _AHEAD = 256 * 1024
+_TURN = 512 * 1024
+"""Bytes that a task moves, or 64 calls, before the others get their turn."""
 
 
 class YamuxDuplex:
@@ -27,6 +29,7 @@ class YamuxDuplex:
         self.protocol = ""
         self._driver = driver
         self._session = driver.session
+        self._unrested = 0
 
     @property
     def peer(self) -> PeerId:
@@ -34,53 +37,71 @@ class YamuxDuplex:
         return self._driver.peer
 
     async def send(self, data: Buffer | Sequence[Buffer]) -> None:
-        """Sends all of ``data``, from where it is: only small pieces are copied."""
-        await trio.lowlevel.checkpoint()
+        """Sends all of ``data``, from where it is; only what is little is copied, when it has to wait."""
+        await self._take_turn()
         chunks = [data] if isinstance(data, (bytes, bytearray, memoryview)) else data
         views = [chunk if isinstance(chunk, bytes) else memoryview(chunk).cast("B") for chunk in chunks]
         total = sum(map(len, views))
         state = self.state
         self._check_sending()
-        if total <= _COPIED and state.queued + total <= _AHEAD:
+        self._unrested += total
+        if total <= _COPIED and state.queued + total <= _AHEAD and self._driver.waits:
             self._session.send(state, [b"".join(views)])
             self._driver.spread()
             return
-        self._session.send(state, list(views))
+        self._session.send(state, views)
         self._driver.spread()
+        self._check_alive()
+        if not (state.queued or state.in_flight):
+            return
+        self._unrested = 0
         try:
             while state.queued or state.in_flight:
-                await self._waiters.writers.park()
+                await self._waiters.writer.wait()
                 self._check_alive()
         finally:
             state.withdraw(total)
 
     async def receive(self, max_bytes: int = 65536) -> bytes:
         """What has arrived, or ``b""`` after the peer's clean end."""
-        await trio.lowlevel.checkpoint()
+        await self._take_turn()
         while True:
             if data := self._session.read(self.state, max_bytes, trio.current_time()):
+                self._unrested += len(data)
                 self._driver.spread()
                 return data
             if self._ended():
                 return b""
-            await self._waiters.readers.park()
+            self._unrested = 0
+            await self._waiters.reader.wait()
 
     async def receive_into(self, buffer: bytearray | memoryview) -> int:
         """Puts what arrives straight into ``buffer``; 0 after the peer's clean end."""
-        await trio.lowlevel.checkpoint()
+        await self._take_turn()
         view = memoryview(buffer).cast("B")
         if not view:
             raise LocalProtocolError("receive_into with an empty buffer")
         if count := self._session.read_into(self.state, view, trio.current_time()):
+            self._unrested += count
             self._driver.spread()
             return count
         self.state.open_sink(view)
+        self._unrested = 0
         try:
             while not self.state.sunk and not self._ended():
-                await self._waiters.readers.park()
+                await self._waiters.reader.wait()
         finally:
             count = self.state.close_sink()
         return count
+
+    async def _take_turn(self) -> None:
+        """A checkpoint. The other tasks get their turn only after much was moved: it costs a system call."""
+        if self._unrested < _TURN:
+            self._unrested += _TURN // 64
+            await trio.lowlevel.checkpoint_if_cancelled()
+        else:
+            self._unrested = 0
+            await trio.lowlevel.checkpoint()
 
     async def close_write(self) -> None:
         """Tells the peer that nothing more comes."""

@@ -16,6 +16,7 @@ __all__ = [
     "PING",
     "RST",
     "SYN",
+    "TURN_PAYLOAD",
     "WINDOW_UPDATE",
     "find_fault",
     "pack_header",
@@ -29,8 +30,10 @@ HEADER = struct.Struct("!BBHII")
 
 HEADER_SIZE = HEADER.size
 INITIAL_WINDOW = 256 * 1024
-MAX_PAYLOAD = 65507
-"""With its header one Noise message exactly: 65,535 bytes less the tag and the header."""
+TURN_PAYLOAD = 64 * 1024
+"""The longest payload that we send while other streams wait for their turn."""
+MAX_PAYLOAD = INITIAL_WINDOW
+"""The longest that we send at all: every peer must be ready for it on a new stream."""
 
 
 def pack_header(kind: int, flags: int, stream_id: int, length: int) -> bytes:

@@ -27,11 +27,8 @@ class Pulse:
         self._value = 0
         self._pause = _FIRST_SECONDS
         self._samples: deque[float] = deque(maxlen=_SAMPLES)
-
-    @property
-    def rtt(self) -> float | None:
+        self.rtt: float | None = None
         """The shortest of the last round trips: the path's own, without queues."""
-        return min(self._samples, default=None)
 
     @property
     def deadline(self) -> float:
@@ -67,6 +64,7 @@ class Pulse:
         if self._sent_at is None or value != self._value:
             return
         self._samples.append(now - self._sent_at)
+        self.rtt = min(self._samples)
         self._ping_at = now + min(self._pause, PING_SECONDS)
         self._pause = min(self._pause * 4, PING_SECONDS)
         self._sent_at = None

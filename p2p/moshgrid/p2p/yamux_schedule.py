@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 
-from moshgrid.p2p.yamux_frames import HEADER_SIZE, MAX_PAYLOAD
+from moshgrid.p2p.yamux_frames import HEADER_SIZE, TURN_PAYLOAD
 from moshgrid.p2p.yamux_stream import StreamState
 
 __all__ = ["TurnQueue"]
@@ -28,6 +28,11 @@ class TurnQueue:
         """By how many bytes those with little are ahead of those with much."""
         self._little_goes = False
 
+    @property
+    def waiting(self) -> bool:
+        """True when ``take`` may have one."""
+        return bool(self._little or self._much)
+
     def add(self, stream: StreamState) -> None:
         """Puts a stream in, if it is not."""
         if not stream.in_turn:
@@ -37,7 +42,7 @@ class TurnQueue:
     def take(self) -> StreamState | None:
         """The next stream that can send now; give it back with ``sent``."""
         queues = (self._little, self._much)
-        for queue in queues if self._ahead < MAX_PAYLOAD else reversed(queues):
+        for queue in queues if self._ahead < TURN_PAYLOAD else reversed(queues):
             while queue:
                 stream = queue.popleft()
                 if stream.can_send:
