@@ -1,4 +1,4 @@
-"""The ``Network`` over py-libp2p: TCP, TLS or Noise, yamux; what goes wrong below comes out as our errors."""
+"""The ``Network`` over py-libp2p: TCP or WebSocket, TLS or Noise, yamux; what goes wrong comes out ours."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from moshgrid.p2p.identity import Identity, PeerId
 from moshgrid.p2p.libp2p_calling import Caller
 from moshgrid.p2p.libp2p_connections import Connections
 from moshgrid.p2p.libp2p_inbound import InboundStreams
-from moshgrid.p2p.libp2p_listening import Doorkeeper, bind, listening_addrs
+from moshgrid.p2p.libp2p_listening import Door, Doorkeeper, bind, listening_addrs
 from moshgrid.p2p.libp2p_negotiation import propose_protocol
 from moshgrid.p2p.libp2p_stream import Libp2pStream
 from moshgrid.p2p.libp2p_swarm import make_host
@@ -50,14 +50,14 @@ async def open_libp2p_network(
 
     Raises ConfigurationError for bad ``listen``.
     """
-    listeners = await bind([parse_listen(addr) for addr in listen])
+    doors = await bind([parse_listen(addr) for addr in listen])
     if not os.environ.get("LIBP2P_DEBUG"):
         # It warns of every peer that leaves, and shouts of every failed dial; ours says what matters.
         logging.getLogger("libp2p").setLevel(logging.CRITICAL)
     if limits is None:
         limits = ConnectionLimits().fitted(_descriptors())
     async with trio.open_nursery() as nursery:
-        network = Libp2pNetwork(identity, listeners, nursery, psk, limits)
+        network = Libp2pNetwork(identity, doors, nursery, psk, limits)
         try:
             yield network
         finally:
@@ -83,14 +83,14 @@ class Libp2pNetwork:
     def __init__(
         self,
         identity: Identity,
-        listeners: Sequence[trio.SocketListener],
+        doors: Sequence[Door],
         nursery: trio.Nursery,
         psk: bytes | None,
         limits: ConnectionLimits,
     ) -> None:
         self._peer_id = identity.peer_id
         self._nursery = nursery
-        self._addrs = listening_addrs(listeners, self._peer_id)
+        self._addrs = listening_addrs(doors, self._peer_id)
         self._connections = Connections(limits)
         upgrade = Upgrade(identity, self._connections, psk)
         self._host = make_host(identity, upgrade, lambda: self._addrs)
@@ -101,8 +101,8 @@ class Libp2pNetwork:
         self.admission = Admission(limits, members_only=psk is not None)
         self._closed: str | None = None
         doorkeeper = Doorkeeper(upgrade, self.admission, self._live)
-        for listener in listeners:
-            nursery.start_soon(doorkeeper.keep, listener, nursery)
+        for door in doors:
+            nursery.start_soon(doorkeeper.keep, door, nursery)
 
     async def say_goodbye(self) -> None:
         """Ends every connection in good order."""
