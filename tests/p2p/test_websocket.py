@@ -150,9 +150,9 @@ FAULTS = {
     ),
     "pings without end": (frame(9) * 101, "carry nothing"),
     "pongs without end": (frame(10) * 101, "carry nothing"),
-    "empty messages without end": (frame(BINARY) * 101, "carry nothing"),
+    "empty messages without end": (frame(BINARY) * 102, "carry nothing"),
     "empty parts without end": (
-        frame(BINARY, fin=False) + frame(CONTINUATION, fin=False) * 100,
+        frame(BINARY, fin=False) + frame(CONTINUATION, fin=False) * 101,
         "carry nothing",
     ),
 }
@@ -183,6 +183,13 @@ def test_a_ping_now_and_then_costs_no_patience():
     for second in range(1000):
         end.receive(frame(9, b"?"), float(second))
         assert end.take_replies() == b"\x8a\x01?"
+
+
+def test_an_empty_message_between_others_costs_no_patience():
+    end = server()
+    for _ in range(1000):
+        end.receive(frame(BINARY) + frame(BINARY, b"x"), 0.0)
+    assert taken(end) == b"x" * 1000
 
 
 def test_many_small_frames_are_looked_at_in_turns():

@@ -64,6 +64,7 @@ class WebSocketEnd:
         self._replies = b""
         self._pong = b""
         self._message = self._fragments = 0
+        self._was_empty = False
         self._patience = TokenBucket(_EMPTY_PER_SECOND, _EMPTY_BURST, now)
         self._said_goodbye = False
         self.more = False
@@ -211,8 +212,9 @@ class WebSocketEnd:
     def _handle_data(self, event: BytesMessage, now: float) -> None:
         if event.data:
             self._payload.append(memoryview(event.data))
-        else:
+        elif self._was_empty:  # one between others is what js-libp2p sends
             self._spend(now)
+        self._was_empty = not event.data
         self._message += len(event.data)
         self._fragments += event.frame_finished
         if event.message_finished:
