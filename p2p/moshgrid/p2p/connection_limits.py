@@ -54,6 +54,8 @@ class ConnectionLimits:
     """Authenticated connections in all that others made."""
     handshake_seconds: float = 10.0
     """From a connection's first moment until it is secured and multiplexed."""
+    idle_seconds: float = 60.0
+    """How long a connection that another made may be without a stream; those of exempt sources for ever."""
     exempt: tuple[Range, ...] = HOME
     """Sources without limits of their own; the sums in all bind them too."""
     streams_per_peer: int = 1024

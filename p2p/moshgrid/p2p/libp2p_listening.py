@@ -18,6 +18,7 @@ from moshgrid.p2p.addresses import Carrier, carrier_of, expand_wildcard
 from moshgrid.p2p.connection_limits import Admission, Guest, Refusal
 from moshgrid.p2p.errors import ConfigurationError, MoshgridError
 from moshgrid.p2p.identity import PeerId
+from moshgrid.p2p.idle import IdleConnections
 from moshgrid.p2p.libp2p_upgrade import Upgrade
 from moshgrid.p2p.libp2p_websocket import accept_websocket
 from moshgrid.p2p.libp2p_yamux import YamuxConnection
@@ -84,6 +85,11 @@ class Doorkeeper:
         self._upgrade = upgrade
         self._admission = admission
         self._live = live
+        self._idle = IdleConnections(admission.limits.idle_seconds)
+
+    async def end_the_idle(self) -> None:
+        """Runs for ever."""
+        await self._idle.run()
 
     async def keep(self, door: Door, guests: trio.Nursery) -> None:
         """Accepts for ever; what came in lives in ``guests``."""
@@ -119,7 +125,12 @@ class Doorkeeper:
         try:
             with scope:
                 if (connection := await self._shake_hands(stream, carrier, guest)) is not None:
-                    await self._live(connection)
+                    if not guest.exempt:
+                        self._idle.watch(connection, trio.current_time())
+                    try:
+                        await self._live(connection)
+                    finally:
+                        self._idle.forget(connection)
         finally:
             stream.socket.close()
             self._admission.left(guest)

@@ -101,6 +101,7 @@ class Libp2pNetwork:
         self.admission = Admission(limits, members_only=psk is not None)
         self._closed: str | None = None
         doorkeeper = Doorkeeper(upgrade, self.admission, self._live)
+        nursery.start_soon(doorkeeper.end_the_idle)
         for door in doors:
             nursery.start_soon(doorkeeper.keep, door, nursery)
 
@@ -186,14 +187,17 @@ class Libp2pNetwork:
     async def open_stream(self, peer: PeerId, protocol: str) -> Stream:
         """A new stream, over a new connection when there is none."""
         self._check_open()
-        if not self._connections.of(peer):
-            await self._reach(peer, self._book.of(peer))
         attempts: list[tuple[str, str]] = []
-        for connection in reversed(self._connections.of(peer)):
-            try:
-                return await self._open_on(connection, protocol)
-            except Unreachable as error:
-                attempts += error.attempts
+        for _ in range(2):  # a connection may end, for being idle, just when it is to be used again
+            if not self._connections.of(peer):
+                await self._reach(peer, self._book.of(peer))
+            for connection in reversed(self._connections.of(peer)):
+                try:
+                    return await self._open_on(connection, protocol)
+                except Unreachable as error:
+                    attempts += error.attempts
+            if self._connections.of(peer) or not self._book.of(peer):
+                break
         raise Unreachable(peer, attempts or [(protocol, "the connection was lost")])
 
     async def _open_on(self, connection: YamuxConnection, protocol: str) -> Stream:

@@ -106,6 +106,20 @@ class YamuxConnection(IMuxedConn):
         with trio.move_on_after(_CLOSING_SECONDS):
             await self.driver.finished.wait()
 
+    def leave(self, reason: str) -> None:
+        """Says goodbye, and is over soon."""
+        self.driver.leave(reason)
+
+    @property
+    def open_streams(self) -> int:
+        """How many live, whoever opened them."""
+        return len(self.driver.session.streams.live)
+
+    @property
+    def streams_ever(self) -> int:
+        """A number that grows with every stream that either side opens."""
+        return self.driver.session.streams.ever
+
     @property
     def has_room(self) -> bool:
         """False when ``open_stream`` would raise."""

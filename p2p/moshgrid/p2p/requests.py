@@ -71,6 +71,8 @@ class Service(Generic[Query, Answer]):
     """Streams of one peer; more are reset."""
     read_seconds: float = 10.0
     """From the first byte of a query to its last."""
+    first_seconds: float = 60.0
+    """From a stream's first moment until its first query begins; after that it may be idle."""
 
     @cached_property
     def query_decoder(self) -> msgspec.msgpack.Decoder[Any]:
@@ -190,6 +192,13 @@ class _Answering(Generic[Query, Answer]):
         reader = FrameReader(self._stream, self._service.max_query + HEADER)
         async with trio.open_nursery() as nursery:
             try:
+                with trio.move_on_after(self._service.first_seconds) as patience:
+                    await reader.begins()
+                if patience.cancelled_caught:
+                    raise RemoteProtocolError(
+                        self._stream.peer,
+                        f"opened a stream and asked nothing within {self._service.first_seconds:g} s",
+                    )
                 while (frame := await self._next_frame(reader)) is not None:
                     if len(frame) < HEADER:
                         raise RemoteProtocolError(self._stream.peer, "sent a query without a header")
