@@ -40,7 +40,9 @@ async def main() -> None:
     arguments, limits, seconds = sys.argv[1:], None, 10.0
     if arguments[:1] == ["--strict"]:
         seconds = float(arguments[1])
-        limits = ConnectionLimits(exempt=(), handshake_seconds=seconds, negotiation_seconds=seconds)
+        limits = ConnectionLimits(
+            exempt=(), handshake_seconds=seconds, negotiation_seconds=seconds, orphan_seconds=seconds
+        )
         arguments = arguments[2:]
     listen = arguments or ["/ip4/127.0.0.1/tcp/0"]
     async with (

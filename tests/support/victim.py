@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import socket
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import trio
+from libp2p.io.exceptions import IOException
 from libp2p.io.trio import TrioTCPStream
 from libp2p.network.connection.raw_connection import RawConnection
 from libp2p.peer.id import ID
@@ -26,18 +28,20 @@ from moshgrid.p2p.libp2p_negotiation import SecureLine
 from moshgrid.p2p.libp2p_network import open_libp2p_network
 from moshgrid.p2p.libp2p_upgrade import Upgrade
 from moshgrid.p2p.multistream import propose
+from moshgrid.p2p.yamux_frames import DATA, PING, RST, SYN, pack_header
 
 __all__ = [
     "ECHO",
     "HANDSHAKE_SECONDS",
     "MEGABYTE",
+    "Flood",
     "Victim",
     "abort",
     "against",
     "honest_visits",
     "is_closed_after",
     "knock",
-    "raw_session",
+    "raw_session_at",
     "until",
 ]
 
@@ -120,11 +124,11 @@ async def _running(process: trio.Process) -> AsyncIterator[None]:
             await process.wait()
 
 
-async def raw_session(victim: Victim, identity: Identity | None = None) -> Any:
+async def raw_session_at(addr: str) -> Any:
     """A connection that is encrypted and has agreed on yamux, and speaks none: frames are the attacker's."""
-    upgrade = Upgrade(identity or Identity.generate(), _Nobody(), None)
-    raw = RawConnection(TrioTCPStream(await knock(victim.port, "127.0.0.1")), True)
-    secured = await upgrade.upgrade_security(raw, True, ID.from_base58(victim.peer))
+    upgrade = Upgrade(Identity.generate(), _Nobody(), None)
+    raw = RawConnection(TrioTCPStream(await knock(int(addr.split("/")[4]), "127.0.0.1")), True)
+    secured = await upgrade.upgrade_security(raw, True, ID.from_base58(addr.rpartition("/")[2]))
     await propose(SecureLine(secured), [YAMUX_ID])
     return secured
 
@@ -134,6 +138,46 @@ class _Nobody:
         raise NotImplementedError
 
     connection_ended = connection_began
+
+
+class Flood:
+    """Frames without end over one raw session: streams that are opened and reset, or pings."""
+
+    def __init__(self, session: Any, kind: str, per_second: float = math.inf) -> None:
+        self._session = session
+        self._kind = kind
+        self._pause = 100 / per_second
+        self._next_id = 1
+
+    def _frames(self, count: int) -> bytes:
+        if self._kind == "pings":
+            return pack_header(PING, SYN, 0, 7) * count
+        ids = range(self._next_id, self._next_id + 2 * count, 2)
+        self._next_id += 2 * count
+        return b"".join(pack_header(DATA, SYN, i, 0) + pack_header(DATA, RST, i, 0) for i in ids)
+
+    async def run(self, count: int) -> int:
+        """How many were sent when the victim had enough, ``count`` at most."""
+        sent = 0
+        async with trio.open_nursery() as nursery:
+
+            async def hear() -> None:
+                with suppress(IOException):
+                    while await self._session.receive_some():
+                        pass
+                nursery.cancel_scope.cancel()
+
+            nursery.start_soon(hear)
+            with suppress(IOException):
+                while sent < count:
+                    batch = min(100, count - sent)
+                    await self._session.send_all([self._frames(batch)])
+                    sent += batch
+                    await trio.sleep(self._pause)
+                await trio.sleep_forever()  # until the victim hangs up
+        with trio.CancelScope(shield=True):
+            await self._session.close()
+        return sent
 
 
 async def knock(port: int, source: str) -> trio.SocketStream:

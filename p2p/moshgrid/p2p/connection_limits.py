@@ -62,6 +62,8 @@ class ConnectionLimits:
     """Streams that one peer may have open here, over all its connections."""
     negotiation_seconds: float = 10.0
     """From a stream's first moment until its protocol is agreed on."""
+    orphan_seconds: float = 30.0
+    """How long a stream's handler may go on after the connection is lost; then it is cancelled."""
 
     def fitted(self, descriptors: int) -> ConnectionLimits:
         """The same within what a process with so many file descriptors can hold: three quarters of them."""

@@ -79,10 +79,13 @@ class Connections:
         connection: YamuxConnection,
         inbound: InboundStreams,
         host: QuietHost,
+        over: Callable[[], None],
         task_status: Any = trio.TASK_STATUS_IGNORED,
     ) -> None:
         """Runs ``connection`` until it is over, handing the peer's streams to ``inbound``.
 
+        Then calls ``over``, and returns when the streams' handlers have ended too: one that finishes what
+        it received may, and one that waits for ever may not.
         A peer that opens one connection too many loses its oldest: it may be dead without our knowing.
         """
         others = self.of(connection.peer)
@@ -99,5 +102,7 @@ class Connections:
                         nursery.start_soon(inbound.take, await connection.accept_stream())
                 except MuxedConnUnavailable as error:
                     _log.debug("%s: %s", connection.peer, error)
+                over()
+                nursery.cancel_scope.deadline = trio.current_time() + self._limits.orphan_seconds
         finally:
             host.forget(known)

@@ -7,6 +7,7 @@ import logging
 import socket
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import trio
 from libp2p.abc import IRawConnection
@@ -72,16 +73,17 @@ def listening_addrs(doors: Sequence[Door], peer: PeerId) -> tuple[str, ...]:
     return tuple(dict.fromkeys(found))
 
 
+Live = Callable[[YamuxConnection, Callable[[], None]], Awaitable[None]]
+
+
 class NotAdmitted(MoshgridError):
     """A connection was secured, and there is no place for it."""
 
 
 class Doorkeeper:
-    """Takes connections in, within limits. ``live`` runs one that was secured, until it is over."""
+    """Takes connections in, within limits. ``live`` runs one that was secured, and calls when it is over."""
 
-    def __init__(
-        self, upgrade: Upgrade, admission: Admission, live: Callable[[YamuxConnection], Awaitable[None]]
-    ) -> None:
+    def __init__(self, upgrade: Upgrade, admission: Admission, live: Live) -> None:
         self._upgrade = upgrade
         self._admission = admission
         self._live = live
@@ -122,18 +124,21 @@ class Doorkeeper:
     async def _host(
         self, stream: trio.SocketStream, carrier: Carrier, guest: Guest, scope: trio.CancelScope
     ) -> None:
+        connection: YamuxConnection | None = None
         try:
             with scope:
                 if (connection := await self._shake_hands(stream, carrier, guest)) is not None:
                     if not guest.exempt:
                         self._idle.watch(connection, trio.current_time())
-                    try:
-                        await self._live(connection)
-                    finally:
-                        self._idle.forget(connection)
+                    await self._live(connection, partial(self._gone, guest, connection))
         finally:
             stream.socket.close()
-            self._admission.left(guest)
+            self._gone(guest, connection)
+
+    def _gone(self, guest: Guest, connection: YamuxConnection | None) -> None:
+        self._admission.left(guest)
+        if connection is not None:
+            self._idle.forget(connection)
 
     async def _shake_hands(
         self, stream: trio.SocketStream, carrier: Carrier, guest: Guest

@@ -122,10 +122,13 @@ class Libp2pNetwork:
         await self._nursery.start(partial(self._live, connection))
 
     async def _live(
-        self, connection: YamuxConnection, task_status: object = trio.TASK_STATUS_IGNORED
+        self,
+        connection: YamuxConnection,
+        over: Callable[[], None] = lambda: None,
+        task_status: object = trio.TASK_STATUS_IGNORED,
     ) -> None:
         try:
-            await self._connections.run(connection, self._inbound, self._host, task_status)
+            await self._connections.run(connection, self._inbound, self._host, over, task_status)
         except Exception:  # the root of this connection's task: it ends, the node does not
             _log.exception("%s: the connection failed", connection.peer)
 
