@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 import zlib
 from collections.abc import Coroutine, Iterator
@@ -92,10 +93,8 @@ class Line:
 
 
 def multistream(data: bytes) -> None:
-    try:
+    with contextlib.suppress(NegotiationFailed):
         finish(propose(Line(data), ["/noise", "/tls/1.0.0"]))
-    except NegotiationFailed:
-        pass
     assert finish(accept(Line(data), {"/noise", "/tls/1.0.0"})) in (None, "/noise", "/tls/1.0.0")
 
 
@@ -269,10 +268,8 @@ def link(data: bytes) -> None:
 def address(data: bytes) -> None:
     text = data.decode("utf-8", "replace")
     AddressBook().learn(THEM.peer_id, [text])
-    try:
+    with contextlib.suppress(ConfigurationError):
         parse_listen(text)
-    except ConfigurationError:
-        pass
     place, peer = split_addr(text)
     assert dial_order([f"{place}/p2p/{peer}"])
 
