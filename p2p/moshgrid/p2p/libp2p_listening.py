@@ -16,6 +16,7 @@ from libp2p.network.connection.raw_connection import RawConnection
 from multiaddr import Multiaddr
 
 from moshgrid.p2p.addresses import Carrier, carrier_of, expand_wildcard
+from moshgrid.p2p.complaints import Complaints
 from moshgrid.p2p.connection_limits import Admission, Guest, Refusal
 from moshgrid.p2p.errors import ConfigurationError, MoshgridError
 from moshgrid.p2p.identity import PeerId
@@ -83,10 +84,11 @@ class NotAdmitted(MoshgridError):
 class Doorkeeper:
     """Takes connections in, within limits. ``live`` runs one that was secured, and calls when it is over."""
 
-    def __init__(self, upgrade: Upgrade, admission: Admission, live: Live) -> None:
+    def __init__(self, upgrade: Upgrade, admission: Admission, live: Live, complaints: Complaints) -> None:
         self._upgrade = upgrade
         self._admission = admission
         self._live = live
+        self._complaints = complaints
         self._idle = IdleConnections(admission.limits.idle_seconds)
 
     async def end_the_idle(self) -> None:
@@ -101,7 +103,9 @@ class Doorkeeper:
                     stream = await door.listener.accept()
                 except OSError as error:
                     if error.errno not in _NO_DESCRIPTORS:
-                        _log.warning("accepting a connection failed: %s", error)
+                        text = "accepting a connection failed: %s"
+                        now = trio.current_time()
+                        self._complaints.say(logging.WARNING, "accept", now, text, error)
                     self._admission.make_room()
                     await trio.sleep(_PAUSE_SECONDS)
                     continue

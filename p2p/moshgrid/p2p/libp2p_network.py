@@ -15,6 +15,7 @@ from libp2p.exceptions import BaseLibp2pError
 from libp2p.stream_muxer.exceptions import MuxedStreamError
 
 from moshgrid.p2p.addresses import AddressBook, parse_listen, split_addr
+from moshgrid.p2p.complaints import Complaints
 from moshgrid.p2p.connection_limits import Admission, ConnectionLimits
 from moshgrid.p2p.dialling import Dialler
 from moshgrid.p2p.errors import Closed, Unreachable
@@ -91,16 +92,17 @@ class Libp2pNetwork:
         self._peer_id = identity.peer_id
         self._nursery = nursery
         self._addrs = listening_addrs(doors, self._peer_id)
-        self._connections = Connections(limits)
+        complaints = Complaints(_log)
+        self._connections = Connections(limits, complaints)
         upgrade = Upgrade(identity, self._connections, psk)
         self._host = make_host(identity, upgrade, lambda: self._addrs)
-        self._inbound = InboundStreams(self._host.multiselect.handlers, limits)
+        self._inbound = InboundStreams(self._host.multiselect.handlers, limits, complaints)
         self._book = AddressBook()
         caller = Caller(self._peer_id, upgrade)
         self._dialler = Dialler(nursery, caller.call, self._begin, caller.hang_up, _DIAL_SECONDS)
         self.admission = Admission(limits, members_only=psk is not None)
         self._closed: str | None = None
-        doorkeeper = Doorkeeper(upgrade, self.admission, self._live)
+        doorkeeper = Doorkeeper(upgrade, self.admission, self._live, complaints)
         nursery.start_soon(doorkeeper.end_the_idle)
         for door in doors:
             nursery.start_soon(doorkeeper.keep, door, nursery)
