@@ -76,7 +76,10 @@ def measure_peer(addr: str, progress: Progress) -> dict[str, Any]:
             return set_ups, await streams.requests(50, PING)
         return set_ups, await streams.requests(3, PING)
 
-    set_ups, requests = trio.run(measure)
+    try:
+        set_ups, requests = trio.run(measure)
+    except BaseExceptionGroup as group:  # from the nursery of the network that dialled
+        raise _first(group) from None
     return {"bench": "net", "address": addr, "set_up_ms": _ms(set_ups), "request_ms": _ms(requests)}
 
 
@@ -169,6 +172,10 @@ def _listener() -> Iterator[dict[str, Any]]:
                 process.wait(5.0)
             except subprocess.TimeoutExpired:
                 process.kill()
+
+
+def _first(error: BaseException) -> BaseException:
+    return _first(error.exceptions[0]) if isinstance(error, BaseExceptionGroup) else error
 
 
 def _ms(times: list[float]) -> float:

@@ -5,11 +5,21 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass
 
-__all__ = ["BOTH", "CHUNK_BYTES", "ECHO", "ORDER_BYTES", "PROTOCOL", "REQUEST_BYTES", "SINK", "Order"]
+__all__ = [
+    "BOTH",
+    "CHUNK_BYTES",
+    "ECHO",
+    "ORDER_BYTES",
+    "PROTOCOL",
+    "REQUEST_BYTES",
+    "SINK",
+    "SOURCE",
+    "Order",
+]
 
 PROTOCOL = "/moshgrid/bench/1"
-SINK, BOTH, ECHO = range(3)
-"""Take so many bytes; send as many at the same time; send everything back."""
+SINK, SOURCE, BOTH, ECHO = range(4)
+"""Take so many bytes; send so many; do both at the same time; send everything back."""
 CHUNK_BYTES = 256 * 1024
 REQUEST_BYTES = 64
 _FORM = struct.Struct(">BQ")

@@ -1,4 +1,7 @@
-"""Plain sockets and sockets with TLS, to measure beside: blocking, a thread for each direction."""
+"""Plain sockets and sockets with TLS, to measure beside: blocking, a thread and a connection each direction.
+
+OpenSSL does not let two threads use one connection at once.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from moshgrid.p2p.identity import Identity
 from moshgrid.p2p.tls_certificate import make_certificate
-from moshgrid.swarm.bench.order import BOTH, CHUNK_BYTES, ECHO, ORDER_BYTES, REQUEST_BYTES, SINK, Order
+from moshgrid.swarm.bench.order import CHUNK_BYTES, ECHO, ORDER_BYTES, REQUEST_BYTES, SINK, SOURCE, Order
 
 __all__ = ["Sockets", "listen_raw", "listen_tls"]
 
@@ -38,15 +41,21 @@ class Sockets:
 
     def transfer(self, size: int, both: bool) -> float:
         """Seconds for ``size`` bytes in each direction that is used."""
-        with self._connect() as connection:
+        with self._connect() as there, self._connect() as back:
             began = time.perf_counter()
-            connection.sendall(Order(BOTH if both else SINK, size).pack())
+            receiver = threading.Thread(target=self._fetch, args=(back, size), daemon=True)
             if both:
-                _both_ways(connection, size)
-            else:
-                _send(connection, size)
-            _exactly(connection, 1)
+                receiver.start()
+            there.sendall(Order(SINK, size).pack())
+            _send(there, size)
+            _exactly(there, 1)
+            if both:
+                receiver.join()
             return time.perf_counter() - began
+
+    def _fetch(self, connection: socket.socket, size: int) -> None:
+        connection.sendall(Order(SOURCE, size).pack())
+        _receive(connection, size)
 
     def requests(self, count: int) -> list[float]:
         """Seconds that each of ``count`` small requests took."""
@@ -110,19 +119,11 @@ def _serve(connection: socket.socket, wrap: Callable[[socket.socket], socket.soc
         if order.kind == ECHO:
             while data := connection.recv(65536):
                 connection.sendall(data)
+        elif order.kind == SOURCE:
+            _send(connection, order.size)
         else:
-            if order.kind == BOTH:
-                _both_ways(connection, order.size)
-            else:
-                _receive(connection, order.size)
+            _receive(connection, order.size)
             connection.sendall(b"!")
-
-
-def _both_ways(connection: socket.socket, size: int) -> None:
-    sender = threading.Thread(target=_send, args=(connection, size), daemon=True)
-    sender.start()
-    _receive(connection, size)
-    sender.join()
 
 
 def _send(connection: socket.socket, size: int) -> None:
