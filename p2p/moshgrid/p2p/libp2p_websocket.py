@@ -6,6 +6,7 @@ caller's only: whoever wants to be called so puts a web server that ends TLS bef
 
 from __future__ import annotations
 
+import contextlib
 import ssl
 
 import trio
@@ -115,17 +116,19 @@ class WebSocketBytes:
 
     async def wait(self) -> None:
         """Waits for bytes, having answered pings."""
-        await self._reply()
+        with contextlib.suppress(ChannelBroken):  # what came before the end may be read still
+            await self._reply()
         if self._end.has_payload or self._end.ended or self._end.more:
             await trio.lowlevel.checkpoint()
         else:
             await self._raw.wait()
 
     async def _reply(self) -> None:
-        # Whoever is sending takes the replies along.
+        # Whoever is sending takes the replies along. Cancelled in the midst, a frame would be cut.
         if not self._sending.locked() and (replies := self._end.take_replies()):
             async with self._sending:
-                await self._raw.send(replies)
+                with trio.CancelScope(shield=True):
+                    await self._raw.send(replies)
 
     def read_into(self, buffer: memoryview) -> int | None:
         """What the messages carry. An end without a goodbye is an error."""
