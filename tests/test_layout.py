@@ -26,7 +26,9 @@ SLEEPS_ALLOWED = {
     "tests/p2p/interrupted_call.py": "a call that does not end by itself, to be interrupted",
     "tests/p2p/test_libp2p_network.py": "a peer that is slow on purpose",
     "tests/p2p/test_network_contract.py": "one suite for virtual time and for real sockets",
-    "tests/p2p/test_strangers.py": "what shows from outside another process only, by looking again",
+    "tests/support/victim.py": "what shows from outside another process only, by looking again",
+    "tests/p2p/test_attacks.py": "another process's deadline, which shows from outside only by its passing",
+    "tests/p2p/test_strangers.py": "looks at another process's memory again and again",
     "tests/p2p/test_requests.py": "handlers that are slow on purpose, over both networks",
 }
 VIRTUAL_TIME = re.compile(r"run_virtual|MockClock")

@@ -33,7 +33,7 @@ from moshgrid.p2p.network import Network, Stream
 JS = Path(__file__).parent / "js"
 SIZE = 3_000_000
 
-Opened = Callable[[str], AbstractAsyncContextManager[ForeignPeer]]
+Opened = Callable[..., AbstractAsyncContextManager[ForeignPeer]]
 
 
 @pytest.fixture(scope="session", params=["py-libp2p", "js-libp2p", "go-libp2p"])
@@ -88,16 +88,21 @@ async def identify(network: Network, peer: str) -> set[str]:
 
 
 @pytest.mark.timeout(400)
+@pytest.mark.parametrize("carrier", ["", "/ws"])
 @pytest.mark.parametrize("security", ["noise", "tls"])
-def test_we_understand_each_other(open_foreign, security):
+def test_we_understand_each_other(open_foreign, security, carrier):
+    listen = f"/ip4/127.0.0.1/tcp/0{carrier}"
+
     async def main() -> None:
         with trio.fail_after(60.0):
-            async with open_foreign(security) as foreign:
+            async with open_foreign(security, listen=listen) as foreign:
+                assert f"{carrier}/p2p/" in foreign.addr
                 for they_dial in (False, True):
-                    async with open_libp2p_network(Identity.generate()) as network:
+                    async with open_libp2p_network(Identity.generate(), [listen]) as network:
                         network.serve(ECHO, echo)
                         if they_dial:
                             await foreign.dial(network.addrs[0])
+                            await foreign.ping(network.peer_id)  # it may be done before we are
                         else:
                             assert await network.dial(foreign.addr) == foreign.peer
                         assert network.connected() == {foreign.peer}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import pytest
@@ -98,7 +99,8 @@ class World:
             else:
                 from moshgrid.p2p.libp2p_network import open_libp2p_network
 
-                open_one = open_libp2p_network
+                listen = "/ip4/127.0.0.1/tcp/0" + ("/ws" if self.kind == "websocket" else "")
+                open_one = partial(open_libp2p_network, listen=[listen])
                 freeze = _silence
             nursery = await stack.enter_async_context(trio.open_nursery())
             mesh = Mesh(nursery, open_one, freeze)
@@ -112,7 +114,15 @@ def _silence(network: Any) -> None:
         connection.driver.session.take = list
 
 
-@pytest.fixture(params=["memory", "libp2p"])
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Each test with a ``world`` runs in memory and over real sockets, or in worlds that it names."""
+    if "world" in metafunc.fixturenames:
+        kinds = getattr(metafunc.module, "WORLDS", ("memory", "libp2p"))
+        kinds = getattr(metafunc.function, "worlds", kinds)
+        metafunc.parametrize("world", kinds, indirect=True)
+
+
+@pytest.fixture
 def world(request: pytest.FixtureRequest) -> World:
-    """Each test runs in memory and over real sockets."""
+    """One kind of network."""
     return World(request.param)

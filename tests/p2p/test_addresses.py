@@ -10,7 +10,15 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from multiaddr import Multiaddr
 
-from moshgrid.p2p.addresses import MAX_ADDRS, AddressBook, parse_listen, resolve, split_addr
+from moshgrid.p2p.addresses import (
+    MAX_ADDRS,
+    AddressBook,
+    Carrier,
+    carrier_of,
+    parse_listen,
+    resolve,
+    split_addr,
+)
 from moshgrid.p2p.errors import ConfigurationError
 from moshgrid.p2p.identity import Identity
 
@@ -24,6 +32,9 @@ PARTS = st.sampled_from(
         "udp",
         "p2p",
         "p2p-circuit",
+        "ws",
+        "wss",
+        "tls",
         "127.0.0.1",
         "::1",
         "1",
@@ -43,7 +54,7 @@ PARTS = st.sampled_from(
 def test_any_text_is_an_address_or_a_plain_error(text):
     with contextlib.suppress(ValueError):
         target, peer = split_addr(text)
-        assert peer and len(target.protocols()) == 2
+        assert peer and carrier_of(target) is not None
     with contextlib.suppress(ConfigurationError):
         parse_listen(text)
     book = AddressBook()
@@ -74,3 +85,29 @@ def test_the_book_keeps_the_newest_of_few_peers():
 )
 def test_names_become_numbers(addr, places):
     assert trio.run(resolve, Multiaddr(addr)) == places
+
+
+@pytest.mark.parametrize(
+    ("end", "carrier"),
+    [("", Carrier.TCP), ("/ws", Carrier.WEBSOCKET), ("/wss", Carrier.WEB_TLS), ("/tls/ws", Carrier.WEB_TLS)],
+)
+@pytest.mark.parametrize("host", ["ip4/203.0.113.7", "ip6/2001:db8::7", "dns/a.example", "dns4/a.example"])
+def test_what_carries_the_bytes(host, end, carrier):
+    place, peer = split_addr(f"/{host}/tcp/443{end}/p2p/{PEER}")
+    assert (str(place), peer, carrier_of(place)) == (f"/{host}/tcp/443{end}", PEER, carrier)
+
+
+@pytest.mark.parametrize(
+    "end", ["/udp/1", "/ws", "/tcp/1/tls", "/tcp/1/ws/ws", "/tcp/1/ws/tls", "/tcp/1/http"]
+)
+def test_what_we_cannot_dial(end):
+    with pytest.raises(ValueError, match="the form is"):
+        split_addr(f"/ip4/203.0.113.7{end}/p2p/{PEER}")
+
+
+@pytest.mark.parametrize("end", ["/wss", "/tls/ws"])
+def test_listening_on_tls_is_for_a_web_server(end):
+    with pytest.raises(ConfigurationError) as caught:
+        parse_listen(f"/ip4/0.0.0.0/tcp/8443{end}")
+    assert "/ip4/0.0.0.0/tcp/8443/ws behind" in str(caught.value)
+    assert str(parse_listen("/ip4/0.0.0.0/tcp/8443/ws")) == "/ip4/0.0.0.0/tcp/8443/ws"

@@ -250,3 +250,5 @@ def test_near_addresses_come_first_and_the_two_families_by_turns():
     assert dial_order([far4b, name, far4]) == [far4b, name, far4]
     assert dial_order([at("localhost", "dns4"), near, near]) == [at("localhost", "dns4"), near]
     assert dial_order([]) == []
+    web, web_tls = f"/ip4/8.8.8.8/tcp/80/ws/p2p/{PEER}", f"/dns4/a.example/tcp/443/tls/ws/p2p/{PEER}"
+    assert dial_order([web, web_tls, far6, far4]) == [far6, far4, web, web_tls]

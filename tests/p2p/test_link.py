@@ -23,6 +23,15 @@ LINKS = {
     f"moshgrid://n@/dns6/boot.example.org/tcp/1/p2p/{A}": Link(
         "n", None, (f"/dns6/boot.example.org/tcp/1/p2p/{A}",)
     ),
+    f"moshgrid://n@/ip4/203.0.113.7/tcp/80/ws/p2p/{A},203.0.113.7:1/{A},/dns4/a.org/tcp/4/wss/p2p/{B}": Link(
+        "n",
+        None,
+        (
+            f"/ip4/203.0.113.7/tcp/80/ws/p2p/{A}",
+            f"/ip4/203.0.113.7/tcp/1/p2p/{A}",
+            f"/dns4/a.org/tcp/4/wss/p2p/{B}",
+        ),
+    ),
 }
 
 

@@ -13,8 +13,10 @@ from moshgrid.p2p import Node
 from moshgrid.p2p.connection_limits import ConnectionLimits
 from moshgrid.p2p.errors import ConfigurationError, Unreachable
 from moshgrid.p2p.identity import Identity
+from moshgrid.p2p.libp2p_layered_connection import LayeredConnection
 from moshgrid.p2p.libp2p_network import open_libp2p_network
-from moshgrid.p2p.libp2p_private_network import PrivateConnection
+from moshgrid.p2p.libp2p_private_network import PrivateBytes
+from moshgrid.p2p.libp2p_raw_bytes import raw_bytes_of
 from moshgrid.p2p.private_network import format_psk, load_psk
 from moshgrid.p2p.xsalsa20 import xsalsa20
 
@@ -111,7 +113,7 @@ def test_the_cipher_needs_its_sizes():
 def test_each_direction_begins_with_a_nonce_of_its_own(step):
     async def scenario():
         ends = pipe()
-        alice, bob = (PrivateConnection(end, PSK) for end in ends)
+        alice, bob = (LayeredConnection(end, PrivateBytes(raw_bytes_of(end), PSK)) for end in ends)
         await alice.write(b"hello")
         first = bytes(ends[0].outgoing.buffer)
         assert len(first) == 24 + 5

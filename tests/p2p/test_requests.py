@@ -361,6 +361,23 @@ def test_half_a_query_does_not_wait_for_ever_and_silence_may(world, part):
     scenario_over(world, double, body, service)
 
 
+def test_a_stream_that_never_asks_is_reset_and_one_that_asked_may_be_silent(world):
+    service = Service("/test/double/1", Ask, Told, first_seconds=0.3)
+
+    async def body(mesh, a, b, asking):
+        assert await asking.ask(b.peer_id, service, Ask(1)) == Told(2)
+        mute = await a.open_stream(b.peer_id, service.protocol)
+        started = trio.current_time()
+        with pytest.raises(StreamReset), trio.fail_after(5.0):
+            await mute.receive()
+        assert 0.25 <= trio.current_time() - started < 2.0
+        (channel,) = asking._channels.values()
+        assert await asking.ask(b.peer_id, service, Ask(2)) == Told(4)
+        assert list(asking._channels.values()) == [channel]
+
+    scenario_over(world, double, body, service)
+
+
 def test_half_a_query_has_ten_seconds_by_default():
     assert SERVICE.read_seconds == 10.0
 

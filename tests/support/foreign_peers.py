@@ -21,6 +21,7 @@ from multiaddr import Multiaddr
 __all__ = ["ECHO", "ForeignPeer", "go_peer", "js_peer", "read_identify", "stock_python_peer"]
 
 ECHO = "/test/echo/1"
+TCP = "/ip4/127.0.0.1/tcp/0"
 PING, IDENTIFY = "/ipfs/ping/1.0.0", "/ipfs/id/1.0.0"
 
 
@@ -111,12 +112,16 @@ class JsPeer:
 
 
 @asynccontextmanager
-async def js_peer(security: str, packages: Path, script: Path) -> AsyncIterator[ForeignPeer]:
+async def js_peer(
+    security: str, packages: Path, script: Path, listen: str = TCP
+) -> AsyncIterator[ForeignPeer]:
     """js-libp2p in Node; node looks for packages beside the script, so it is copied there."""
     with tempfile.TemporaryDirectory() as directory:
         shutil.copy(script, directory)
         os.symlink(packages / "node_modules", f"{directory}/node_modules")
-        async with process(["node", script.name, security], Path(directory)) as (running, lines):
+        async with process(
+            ["node", "--experimental-websocket", script.name, security, listen], Path(directory)
+        ) as (running, lines):
             yield JsPeer(running, lines, json.loads(await lines.read()))
 
 
@@ -280,11 +285,11 @@ class GoPeer:
 
 
 @asynccontextmanager
-async def go_peer(security: str, daemon: Path, serve: Any = None) -> AsyncIterator[GoPeer]:
+async def go_peer(security: str, daemon: Path, serve: Any = None, listen: str = TCP) -> AsyncIterator[GoPeer]:
     """go-libp2p in a daemon that talks to nobody outside this computer."""
     with tempfile.TemporaryDirectory() as directory:
         control = Path(directory) / "control"
-        command = [str(daemon), f"-listen=/unix{control}", "-hostAddrs=/ip4/127.0.0.1/tcp/0"]
+        command = [str(daemon), f"-listen=/unix{control}", f"-hostAddrs={listen}"]
         command += ["-relay=0", "-relayService=0", "-relayDiscovery=0", "-natPortMap=0"]
         command += [f"-{kind}={int(kind == security)}" for kind in ("noise", "tls")]
         async with process(command, Path(directory)) as (running, lines), trio.open_nursery() as nursery:
@@ -345,7 +350,7 @@ class StockPythonPeer:
 
 
 @asynccontextmanager
-async def stock_python_peer(security: str) -> AsyncIterator[ForeignPeer]:
+async def stock_python_peer(security: str, listen: str = TCP) -> AsyncIterator[ForeignPeer]:
     """py-libp2p with its own connections and everything else of its own."""
     from libp2p import new_host
     from libp2p.crypto.ed25519 import create_new_key_pair
@@ -358,7 +363,7 @@ async def stock_python_peer(security: str) -> AsyncIterator[ForeignPeer]:
     options: dict[Any, Any] = {"/tls/1.0.0": Tls(keys)}
     if security == "noise":
         options = {"/noise": Noise(keys, noise_privkey=create_noise_key_pair().private_key)}
-    host = new_host(key_pair=keys, sec_opt=options)
+    host = new_host(key_pair=keys, sec_opt=options, listen_addrs=[Multiaddr(listen)])
 
     async def echo(stream: Any) -> None:
         try:
@@ -368,5 +373,5 @@ async def stock_python_peer(security: str) -> AsyncIterator[ForeignPeer]:
             await stream.close()
 
     host.set_stream_handler(ECHO, echo)  # type: ignore[arg-type]
-    async with host.run([Multiaddr("/ip4/127.0.0.1/tcp/0")]):
+    async with host.run([Multiaddr(listen)]):
         yield StockPythonPeer(host)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 from collections import OrderedDict
 from collections.abc import Sequence
+from enum import Enum
 
 import trio
 from multiaddr import Multiaddr
@@ -14,13 +15,48 @@ from multiaddr.utils import get_network_addrs
 from moshgrid.p2p.errors import ConfigurationError
 from moshgrid.p2p.identity import PeerId, peer_id_to_bytes
 
-__all__ = ["MAX_ADDRS", "AddressBook", "expand_wildcard", "parse_listen", "resolve", "split_addr"]
+__all__ = [
+    "MAX_ADDRS",
+    "AddressBook",
+    "Carrier",
+    "carrier_of",
+    "expand_wildcard",
+    "parse_listen",
+    "resolve",
+    "split_addr",
+]
 
 MAX_ADDRS = 16
 _MAX_PEERS = 4096
 _MAX_CHARACTERS = 512
 _HOSTS = ("ip4", "ip6", "dns", "dns4", "dns6")
-_FORM = "/ip4/203.0.113.7/tcp/31337/p2p/12D3KooW… (also /ip6, /dns4, /dns6)"
+_FORM = (
+    "/ip4/203.0.113.7/tcp/31337/p2p/12D3KooW… (also /ip6, /dns4, /dns6; after the port /ws for a WebSocket, "
+    "/wss for one behind a web server's TLS)"
+)
+
+
+class Carrier(Enum):
+    """What carries a connection's bytes."""
+
+    TCP = ""
+    WEBSOCKET = "/ws"
+    WEB_TLS = "/wss"
+    """A WebSocket inside the TLS of a web server; dialled only."""
+
+
+_CARRIERS = {
+    ("tcp",): Carrier.TCP,
+    ("tcp", "ws"): Carrier.WEBSOCKET,
+    ("tcp", "wss"): Carrier.WEB_TLS,
+    ("tcp", "tls", "ws"): Carrier.WEB_TLS,
+}
+
+
+def carrier_of(addr: Multiaddr) -> Carrier | None:
+    """What carries the bytes to a transport address; None when it is not one that we know."""
+    names = tuple(protocol.name for protocol in addr.protocols())
+    return _CARRIERS.get(names[1:]) if names and names[0] in _HOSTS else None
 
 
 def split_addr(addr: str) -> tuple[Multiaddr, PeerId]:
@@ -32,11 +68,14 @@ def split_addr(addr: str) -> tuple[Multiaddr, PeerId]:
         names = [protocol.name for protocol in parsed.protocols()]
     except (MultiaddrError, ValueError) as error:
         raise ValueError(f"not a multiaddr ({error}); the form is {_FORM}") from error
-    if len(names) != 3 or names[0] not in _HOSTS or names[1:] != ["tcp", "p2p"]:
+    if names.count("p2p") != 1 or names[-1] != "p2p":
         raise ValueError(f"not an address that can be dialled; the form is {_FORM}")
     peer = PeerId(str(parsed.value_for_protocol("p2p")))
     peer_id_to_bytes(peer)
-    return parsed.decapsulate(f"/p2p/{peer}"), peer
+    place = parsed.decapsulate(f"/p2p/{peer}")
+    if carrier_of(place) is None:
+        raise ValueError(f"not an address that can be dialled; the form is {_FORM}")
+    return place, peer
 
 
 def parse_listen(addr: str) -> Multiaddr:
@@ -46,10 +85,19 @@ def parse_listen(addr: str) -> Multiaddr:
         names = [protocol.name for protocol in parsed.protocols()]
     except (MultiaddrError, ValueError) as error:
         raise ConfigurationError(f"listen={addr!r} is not a multiaddr: {error}") from error
-    if len(names) != 2 or names[0] not in ("ip4", "ip6") or names[1] != "tcp":
+    carrier = carrier_of(parsed)
+    if carrier is Carrier.WEB_TLS:
+        (family, host), (_, port), *_ = parsed.items()
         raise ConfigurationError(
-            f"listen={addr!r} cannot be listened on; allowed are /ip4/…/tcp/PORT and /ip6/…/tcp/PORT, "
-            "for example /ip4/0.0.0.0/tcp/31337 (all interfaces) or /ip4/0.0.0.0/tcp/0 (any free port)"
+            f"listen={addr!r}: TLS with a certificate for a name is a web server's business. Listen on "
+            f"/{family.name}/{host}/tcp/{port}/ws behind one that passes WebSockets "
+            "on (nginx, Caddy), and give others its address, /dns4/NAME/tcp/443/wss/p2p/<peer id>"
+        )
+    if names[:1] not in (["ip4"], ["ip6"]) or carrier is None:
+        raise ConfigurationError(
+            f"listen={addr!r} cannot be listened on; allowed are /ip4/…/tcp/PORT and /ip6/…/tcp/PORT, for "
+            "example /ip4/0.0.0.0/tcp/31337 (all interfaces) or /ip4/0.0.0.0/tcp/0 (any free port), and "
+            "the same with /ws at the end for WebSockets"
         )
     return parsed
 
@@ -68,7 +116,7 @@ async def resolve(addr: Multiaddr) -> list[tuple[str, int]]:
 
     By the system's resolver, which knows /etc/hosts and the local network, and orders the addresses.
     """
-    (kind, host), (_, port) = addr.items()
+    (kind, host), (_, port), *_ = addr.items()
     if kind.name in ("ip4", "ip6"):
         return [(host, int(port))]
     families = {"dns4": socket.AF_INET, "dns6": socket.AF_INET6}

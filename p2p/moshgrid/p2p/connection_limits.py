@@ -54,12 +54,16 @@ class ConnectionLimits:
     """Authenticated connections in all that others made."""
     handshake_seconds: float = 10.0
     """From a connection's first moment until it is secured and multiplexed."""
+    idle_seconds: float = 60.0
+    """How long a connection that another made may be without a stream; those of exempt sources for ever."""
     exempt: tuple[Range, ...] = HOME
     """Sources without limits of their own; the sums in all bind them too."""
     streams_per_peer: int = 1024
     """Streams that one peer may have open here, over all its connections."""
     negotiation_seconds: float = 10.0
     """From a stream's first moment until its protocol is agreed on."""
+    orphan_seconds: float = 30.0
+    """How long a stream's handler may go on after the connection is lost; then it is cancelled."""
 
     def fitted(self, descriptors: int) -> ConnectionLimits:
         """The same within what a process with so many file descriptors can hold: three quarters of them."""

@@ -1,4 +1,4 @@
-"""In which order to try a peer's addresses: near before far, and neither IP version behind the other."""
+"""In which order to try a peer's addresses: near before far, TCP before WebSocket, IPv6 and IPv4 by turns."""
 
 from __future__ import annotations
 
@@ -10,18 +10,24 @@ __all__ = ["dial_order"]
 
 
 def dial_order(addrs: Sequence[str]) -> list[str]:
-    """Multiaddrs sorted: this computer, its networks, the rest; in each IPv6 and IPv4 by turns.
+    """Multiaddrs sorted: this computer, its networks, the rest; in each TCP first, IPv6 and IPv4 by turns.
 
-    Among equals the given order stays, which is that of the last success.
+    A WebSocket costs more, and is there for networks that let nothing else out. Among equals the given
+    order stays, which is that of the last success.
     """
     ordered: list[str] = []
-    for distance in range(3):
-        near = [addr for addr in dict.fromkeys(addrs) if _distance(addr) == distance]
-        six = [addr for addr in near if addr.startswith(("/ip6/", "/dns6/"))]
-        other = [addr for addr in near if addr not in six]
+    ranks = {addr: (_distance(addr), _is_web(addr)) for addr in addrs}
+    for rank in sorted(set(ranks.values())):
+        alike = [addr for addr in ranks if ranks[addr] == rank]
+        six = [addr for addr in alike if addr.startswith(("/ip6/", "/dns6/"))]
+        other = [addr for addr in alike if addr not in six]
         pairs = zip_longest(six, other)
         ordered += [addr for addr in chain.from_iterable(pairs) if addr is not None]
     return ordered
+
+
+def _is_web(addr: str) -> bool:
+    return addr.rpartition("/p2p/")[0].endswith(("/ws", "/wss"))
 
 
 def _distance(addr: str) -> int:

@@ -9,6 +9,7 @@ from typing import Any
 import trio
 from libp2p.stream_muxer.exceptions import MuxedConnUnavailable
 
+from moshgrid.p2p.complaints import Complaints
 from moshgrid.p2p.connection_limits import ConnectionLimits
 from moshgrid.p2p.identity import PeerId
 from moshgrid.p2p.libp2p_inbound import InboundStreams
@@ -23,8 +24,9 @@ _log = logging.getLogger("moshgrid.p2p")
 class Connections:
     """The connections of this peer, whoever dialled."""
 
-    def __init__(self, limits: ConnectionLimits) -> None:
+    def __init__(self, limits: ConnectionLimits, complaints: Complaints) -> None:
         self._limits = limits
+        self._complaints = complaints
         self._live: dict[PeerId, list[YamuxConnection]] = {}
         self._listeners: dict[object, Callable[[PeerId], None]] = {}
 
@@ -64,6 +66,9 @@ class Connections:
 
     def connection_ended(self, connection: YamuxConnection) -> None:
         """A connection is gone."""
+        if (fault := connection.fault) is not None:
+            text = "%s: disconnected, because it %s"
+            self._complaints.say(logging.WARNING, "fault", trio.current_time(), text, connection.peer, fault)
         live = self._live.get(connection.peer, [])
         if connection not in live:
             return
@@ -79,10 +84,13 @@ class Connections:
         connection: YamuxConnection,
         inbound: InboundStreams,
         host: QuietHost,
+        over: Callable[[], None],
         task_status: Any = trio.TASK_STATUS_IGNORED,
     ) -> None:
         """Runs ``connection`` until it is over, handing the peer's streams to ``inbound``.
 
+        Then calls ``over``, and returns when the streams' handlers have ended too: one that finishes what
+        it received may, and one that waits for ever may not.
         A peer that opens one connection too many loses its oldest: it may be dead without our knowing.
         """
         others = self.of(connection.peer)
@@ -99,5 +107,7 @@ class Connections:
                         nursery.start_soon(inbound.take, await connection.accept_stream())
                 except MuxedConnUnavailable as error:
                     _log.debug("%s: %s", connection.peer, error)
+                over()
+                nursery.cancel_scope.deadline = trio.current_time() + self._limits.orphan_seconds
         finally:
             host.forget(known)

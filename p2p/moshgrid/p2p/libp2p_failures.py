@@ -7,6 +7,8 @@ import re
 import socket
 
 from moshgrid.p2p.identity import PeerId
+from moshgrid.p2p.libp2p_websocket import WebTlsFailed
+from moshgrid.p2p.websocket import WebSocketFault
 
 __all__ = ["explain_failure"]
 
@@ -26,6 +28,8 @@ def explain_failure(error: BaseException, expected: PeerId) -> str:
     """One line for the ``attempts`` of ``Unreachable``."""
     chain = _causes(error)
     for link in chain:
+        if isinstance(link, WebTlsFailed | WebSocketFault):
+            return f"answered, but {link}"
         text = str(link)
         if "ismatch" in type(link).__name__ or "ismatch" in text:
             others = [peer for peer in _PEER.findall(text) if peer != expected]

@@ -10,6 +10,7 @@ import trio
 from libp2p.custom_types import TProtocol
 from libp2p.network.stream.net_stream import NetStream, StreamState
 
+from moshgrid.p2p.complaints import Complaints
 from moshgrid.p2p.connection_limits import ConnectionLimits
 from moshgrid.p2p.errors import RemoteProtocolError, StreamReset
 from moshgrid.p2p.identity import PeerId
@@ -30,11 +31,12 @@ class InboundStreams:
     Nothing that a peer or a handler does comes out of ``take``.
     """
 
-    def __init__(self, stock: Mapping[Any, Any], limits: ConnectionLimits) -> None:
+    def __init__(self, stock: Mapping[Any, Any], limits: ConnectionLimits, complaints: Complaints) -> None:
         self.handlers: dict[str, StreamHandler] = {}
         self.closed = False
         self._stock = stock
         self._limits = limits
+        self._complaints = complaints
         self._open: dict[PeerId, int] = {}
 
     async def take(self, muxed: YamuxStream) -> None:
@@ -66,7 +68,7 @@ class InboundStreams:
             return
         stream.protocol = protocol
         if (handler := self.handlers.get(protocol)) is not None:
-            await serve_stream(handler, stream)
+            await serve_stream(handler, stream, self._complaints)
             return
         net_stream = NetStream(muxed, None, None)
         await net_stream.set_state(StreamState.OPEN)

@@ -6,20 +6,26 @@ import errno
 import logging
 import socket
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
 
 import trio
+from libp2p.abc import IRawConnection
 from libp2p.io.trio import TrioTCPStream
 from libp2p.network.connection.raw_connection import RawConnection
 from multiaddr import Multiaddr
 
-from moshgrid.p2p.addresses import expand_wildcard
+from moshgrid.p2p.addresses import Carrier, carrier_of, expand_wildcard
+from moshgrid.p2p.complaints import Complaints
 from moshgrid.p2p.connection_limits import Admission, Guest, Refusal
 from moshgrid.p2p.errors import ConfigurationError, MoshgridError
 from moshgrid.p2p.identity import PeerId
+from moshgrid.p2p.idle import IdleConnections
 from moshgrid.p2p.libp2p_upgrade import Upgrade
+from moshgrid.p2p.libp2p_websocket import accept_websocket
 from moshgrid.p2p.libp2p_yamux import YamuxConnection
 
-__all__ = ["Doorkeeper", "bind", "listening_addrs"]
+__all__ = ["Door", "Doorkeeper", "bind", "listening_addrs"]
 
 _log = logging.getLogger("moshgrid.p2p")
 
@@ -28,32 +34,47 @@ _NO_DESCRIPTORS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS)
 _PAUSE_SECONDS = 0.05
 
 
-async def bind(listen: Sequence[Multiaddr]) -> list[trio.SocketListener]:
+@dataclass(frozen=True, slots=True)
+class Door:
+    """A socket that is listened on, and what its guests speak."""
+
+    listener: trio.SocketListener
+    carrier: Carrier
+
+
+async def bind(listen: Sequence[Multiaddr]) -> list[Door]:
     """Sockets that listen on ``listen``. Raises ConfigurationError when a port is taken."""
-    listeners: list[trio.SocketListener] = []
+    doors: list[Door] = []
     for addr in listen:
-        (_, host), (_, port) = addr.items()
+        (_, host), (_, port), *_ = addr.items()
+        carrier = carrier_of(addr)
+        assert carrier is not None
         try:
-            listeners += await trio.open_tcp_listeners(int(port), host=host, backlog=_BACKLOG)
+            listeners = await trio.open_tcp_listeners(int(port), host=host, backlog=_BACKLOG)
+            doors += [Door(listener, carrier) for listener in listeners]
         except OSError as error:
-            for listener in listeners:
-                listener.socket.close()
+            for door in doors:
+                door.listener.socket.close()
             raise ConfigurationError(
                 f"cannot listen on {addr}: {error.strerror or error}. Give another address or port; "
                 "port 0 takes any free one."
             ) from error
-    return listeners
+    return doors
 
 
-def listening_addrs(listeners: Sequence[trio.SocketListener], peer: PeerId) -> tuple[str, ...]:
+def listening_addrs(doors: Sequence[Door], peer: PeerId) -> tuple[str, ...]:
     """Full multiaddrs of what is listened on, wildcards replaced by this computer's addresses."""
     found = []
-    for listener in listeners:
-        family = "ip4" if listener.socket.family == socket.AF_INET else "ip6"
-        host, port = listener.socket.getsockname()[:2]
+    for door in doors:
+        sock = door.listener.socket
+        family = "ip4" if sock.family == socket.AF_INET else "ip6"
+        host, port = sock.getsockname()[:2]
         for usable in expand_wildcard(family, host):
-            found.append(f"/{family}/{usable}/tcp/{port}/p2p/{peer}")
+            found.append(f"/{family}/{usable}/tcp/{port}{door.carrier.value}/p2p/{peer}")
     return tuple(dict.fromkeys(found))
+
+
+Live = Callable[[YamuxConnection, Callable[[], None]], Awaitable[None]]
 
 
 class NotAdmitted(MoshgridError):
@@ -61,30 +82,36 @@ class NotAdmitted(MoshgridError):
 
 
 class Doorkeeper:
-    """Takes connections in, within limits. ``live`` runs one that was secured, until it is over."""
+    """Takes connections in, within limits. ``live`` runs one that was secured, and calls when it is over."""
 
-    def __init__(
-        self, upgrade: Upgrade, admission: Admission, live: Callable[[YamuxConnection], Awaitable[None]]
-    ) -> None:
+    def __init__(self, upgrade: Upgrade, admission: Admission, live: Live, complaints: Complaints) -> None:
         self._upgrade = upgrade
         self._admission = admission
         self._live = live
+        self._complaints = complaints
+        self._idle = IdleConnections(admission.limits.idle_seconds)
 
-    async def keep(self, listener: trio.SocketListener, guests: trio.Nursery) -> None:
+    async def end_the_idle(self) -> None:
+        """Runs for ever."""
+        await self._idle.run()
+
+    async def keep(self, door: Door, guests: trio.Nursery) -> None:
         """Accepts for ever; what came in lives in ``guests``."""
-        async with listener:
+        async with door.listener:
             while True:
                 try:
-                    stream = await listener.accept()
+                    stream = await door.listener.accept()
                 except OSError as error:
                     if error.errno not in _NO_DESCRIPTORS:
-                        _log.warning("accepting a connection failed: %s", error)
+                        text = "accepting a connection failed: %s"
+                        now = trio.current_time()
+                        self._complaints.say(logging.WARNING, "accept", now, text, error)
                     self._admission.make_room()
                     await trio.sleep(_PAUSE_SECONDS)
                     continue
-                self._receive(stream, guests)
+                self._receive(stream, door.carrier, guests)
 
-    def _receive(self, stream: trio.SocketStream, guests: trio.Nursery) -> None:
+    def _receive(self, stream: trio.SocketStream, carrier: Carrier, guests: trio.Nursery) -> None:
         scope = trio.CancelScope()
         try:
             address = stream.socket.getpeername()[0]
@@ -96,25 +123,39 @@ class Doorkeeper:
             _log.debug("%s was not let in: %s", address, guest.value)
             stream.socket.close()
             return
-        guests.start_soon(self._host, stream, guest, scope)
+        guests.start_soon(self._host, stream, carrier, guest, scope)
 
-    async def _host(self, stream: trio.SocketStream, guest: Guest, scope: trio.CancelScope) -> None:
+    async def _host(
+        self, stream: trio.SocketStream, carrier: Carrier, guest: Guest, scope: trio.CancelScope
+    ) -> None:
+        connection: YamuxConnection | None = None
         try:
             with scope:
-                if (connection := await self._shake_hands(stream, guest)) is not None:
-                    await self._live(connection)
+                if (connection := await self._shake_hands(stream, carrier, guest)) is not None:
+                    if not guest.exempt:
+                        self._idle.watch(connection, trio.current_time())
+                    await self._live(connection, partial(self._gone, guest, connection))
         finally:
             stream.socket.close()
-            self._admission.left(guest)
+            self._gone(guest, connection)
 
-    async def _shake_hands(self, stream: trio.SocketStream, guest: Guest) -> YamuxConnection | None:
+    def _gone(self, guest: Guest, connection: YamuxConnection | None) -> None:
+        self._admission.left(guest)
+        if connection is not None:
+            self._idle.forget(connection)
+
+    async def _shake_hands(
+        self, stream: trio.SocketStream, carrier: Carrier, guest: Guest
+    ) -> YamuxConnection | None:
         def authenticated() -> None:
             if (refusal := self._admission.authenticate(guest)) is not None:
                 raise NotAdmitted(refusal.value)
 
-        raw = RawConnection(TrioTCPStream(stream), False)
+        raw: IRawConnection = RawConnection(TrioTCPStream(stream), False)
         with trio.move_on_after(self._admission.limits.handshake_seconds):
             try:
+                if carrier is Carrier.WEBSOCKET:
+                    raw = await accept_websocket(raw)
                 return await self._upgrade.connect(raw, None, authenticated)
             except Exception as error:  # the root of this guest's task: a stranger can cause anything
                 _log.debug("a connection was not secured: %r", error)

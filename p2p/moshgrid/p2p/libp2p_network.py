@@ -1,4 +1,4 @@
-"""The ``Network`` over py-libp2p: TCP, TLS or Noise, yamux; what goes wrong below comes out as our errors."""
+"""The ``Network`` over py-libp2p: TCP or WebSocket, TLS or Noise, yamux; what goes wrong comes out ours."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from libp2p.exceptions import BaseLibp2pError
 from libp2p.stream_muxer.exceptions import MuxedStreamError
 
 from moshgrid.p2p.addresses import AddressBook, parse_listen, split_addr
+from moshgrid.p2p.complaints import Complaints
 from moshgrid.p2p.connection_limits import Admission, ConnectionLimits
 from moshgrid.p2p.dialling import Dialler
 from moshgrid.p2p.errors import Closed, Unreachable
@@ -22,7 +23,7 @@ from moshgrid.p2p.identity import Identity, PeerId
 from moshgrid.p2p.libp2p_calling import Caller
 from moshgrid.p2p.libp2p_connections import Connections
 from moshgrid.p2p.libp2p_inbound import InboundStreams
-from moshgrid.p2p.libp2p_listening import Doorkeeper, bind, listening_addrs
+from moshgrid.p2p.libp2p_listening import Door, Doorkeeper, bind, listening_addrs
 from moshgrid.p2p.libp2p_negotiation import propose_protocol
 from moshgrid.p2p.libp2p_stream import Libp2pStream
 from moshgrid.p2p.libp2p_swarm import make_host
@@ -50,14 +51,14 @@ async def open_libp2p_network(
 
     Raises ConfigurationError for bad ``listen``.
     """
-    listeners = await bind([parse_listen(addr) for addr in listen])
+    doors = await bind([parse_listen(addr) for addr in listen])
     if not os.environ.get("LIBP2P_DEBUG"):
         # It warns of every peer that leaves, and shouts of every failed dial; ours says what matters.
         logging.getLogger("libp2p").setLevel(logging.CRITICAL)
     if limits is None:
         limits = ConnectionLimits().fitted(_descriptors())
     async with trio.open_nursery() as nursery:
-        network = Libp2pNetwork(identity, listeners, nursery, psk, limits)
+        network = Libp2pNetwork(identity, doors, nursery, psk, limits)
         try:
             yield network
         finally:
@@ -83,26 +84,28 @@ class Libp2pNetwork:
     def __init__(
         self,
         identity: Identity,
-        listeners: Sequence[trio.SocketListener],
+        doors: Sequence[Door],
         nursery: trio.Nursery,
         psk: bytes | None,
         limits: ConnectionLimits,
     ) -> None:
         self._peer_id = identity.peer_id
         self._nursery = nursery
-        self._addrs = listening_addrs(listeners, self._peer_id)
-        self._connections = Connections(limits)
+        self._addrs = listening_addrs(doors, self._peer_id)
+        complaints = Complaints(_log)
+        self._connections = Connections(limits, complaints)
         upgrade = Upgrade(identity, self._connections, psk)
         self._host = make_host(identity, upgrade, lambda: self._addrs)
-        self._inbound = InboundStreams(self._host.multiselect.handlers, limits)
+        self._inbound = InboundStreams(self._host.multiselect.handlers, limits, complaints)
         self._book = AddressBook()
         caller = Caller(self._peer_id, upgrade)
         self._dialler = Dialler(nursery, caller.call, self._begin, caller.hang_up, _DIAL_SECONDS)
         self.admission = Admission(limits, members_only=psk is not None)
         self._closed: str | None = None
-        doorkeeper = Doorkeeper(upgrade, self.admission, self._live)
-        for listener in listeners:
-            nursery.start_soon(doorkeeper.keep, listener, nursery)
+        doorkeeper = Doorkeeper(upgrade, self.admission, self._live, complaints)
+        nursery.start_soon(doorkeeper.end_the_idle)
+        for door in doors:
+            nursery.start_soon(doorkeeper.keep, door, nursery)
 
     async def say_goodbye(self) -> None:
         """Ends every connection in good order."""
@@ -121,10 +124,13 @@ class Libp2pNetwork:
         await self._nursery.start(partial(self._live, connection))
 
     async def _live(
-        self, connection: YamuxConnection, task_status: object = trio.TASK_STATUS_IGNORED
+        self,
+        connection: YamuxConnection,
+        over: Callable[[], None] = lambda: None,
+        task_status: object = trio.TASK_STATUS_IGNORED,
     ) -> None:
         try:
-            await self._connections.run(connection, self._inbound, self._host, task_status)
+            await self._connections.run(connection, self._inbound, self._host, over, task_status)
         except Exception:  # the root of this connection's task: it ends, the node does not
             _log.exception("%s: the connection failed", connection.peer)
 
@@ -186,14 +192,17 @@ class Libp2pNetwork:
     async def open_stream(self, peer: PeerId, protocol: str) -> Stream:
         """A new stream, over a new connection when there is none."""
         self._check_open()
-        if not self._connections.of(peer):
-            await self._reach(peer, self._book.of(peer))
         attempts: list[tuple[str, str]] = []
-        for connection in reversed(self._connections.of(peer)):
-            try:
-                return await self._open_on(connection, protocol)
-            except Unreachable as error:
-                attempts += error.attempts
+        for _ in range(2):  # a connection may end, for being idle, just when it is to be used again
+            if not self._connections.of(peer):
+                await self._reach(peer, self._book.of(peer))
+            for connection in reversed(self._connections.of(peer)):
+                try:
+                    return await self._open_on(connection, protocol)
+                except Unreachable as error:
+                    attempts += error.attempts
+            if self._connections.of(peer) or not self._book.of(peer):
+                break
         raise Unreachable(peer, attempts or [(protocol, "the connection was lost")])
 
     async def _open_on(self, connection: YamuxConnection, protocol: str) -> Stream:

@@ -1,4 +1,4 @@
-"""A private network's cipher around a raw connection (specs/pnet), before anything else is said.
+"""A private network's cipher around raw bytes (specs/pnet), before anything else is said.
 
 Each side sends a nonce of 24 bytes and from then on XSalsa20 under the shared key. Whoever has no key, or
 another one, reads noise and sends noise: the negotiation that follows fails, and says nothing.
@@ -9,57 +9,10 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 
-from libp2p.abc import IRawConnection
-from libp2p.connection_types import ConnectionType
-from multiaddr import Multiaddr
-
-from moshgrid.p2p.libp2p_raw_bytes import RawBytes, raw_bytes_of
+from moshgrid.p2p.libp2p_raw_bytes import RawBytes
 from moshgrid.p2p.xsalsa20 import NONCE_BYTES, xsalsa20
 
-__all__ = ["PrivateConnection"]
-
-_READ_BYTES = 4096
-
-
-class PrivateConnection(IRawConnection):
-    """A raw connection whose bytes only holders of the key can read."""
-
-    def __init__(self, connection: IRawConnection, psk: bytes) -> None:
-        self.is_initiator = connection.is_initiator
-        self._connection = connection
-        self._bytes = PrivateBytes(raw_bytes_of(connection), psk)
-
-    def raw_bytes(self) -> RawBytes:
-        """The same bytes, for a secured session."""
-        return self._bytes
-
-    async def read(self, n: int | None = None) -> bytes:
-        """At most ``n`` bytes; ``b""`` at the end."""
-        buffer = memoryview(bytearray(_READ_BYTES if n is None else min(n, _READ_BYTES)))
-        while True:
-            await self._bytes.wait()
-            if (size := self._bytes.read_into(buffer)) is not None:
-                return bytes(buffer[:size])
-
-    async def write(self, data: bytes) -> None:
-        """Sends all of ``data``."""
-        await self._bytes.send(data)
-
-    async def close(self) -> None:
-        """Closes the connection."""
-        await self._bytes.close()
-
-    def get_remote_address(self) -> tuple[str, int] | None:
-        """Where the peer is."""
-        return self._connection.get_remote_address()
-
-    def get_transport_addresses(self) -> list[Multiaddr]:
-        """Where the peer is, as multiaddrs."""
-        return self._connection.get_transport_addresses()
-
-    def get_connection_type(self) -> ConnectionType:
-        """Direct or relayed."""
-        return self._connection.get_connection_type()
+__all__ = ["PrivateBytes"]
 
 
 class PrivateBytes:

@@ -224,6 +224,7 @@ class SecureSession(BaseSession):
             with contextlib.suppress(ChannelBroken):  # the peer went first
                 await self._say_goodbye()
         self._broken = self._broken or "the connection is closed"
+        self._take_back()  # nobody reads any more, and it may be long until this object is collected
         await self._raw.close()
 
     def get_remote_address(self) -> tuple[str, int] | None:

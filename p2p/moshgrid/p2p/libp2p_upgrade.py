@@ -14,8 +14,9 @@ from libp2p.transport.exceptions import MuxerUpgradeFailure, SecurityUpgradeFail
 from libp2p.transport.upgrader import TransportUpgrader
 
 from moshgrid.p2p.identity import Identity
+from moshgrid.p2p.libp2p_layered_connection import LayeredConnection
 from moshgrid.p2p.libp2p_negotiation import RawLine, SecureLine
-from moshgrid.p2p.libp2p_private_network import PrivateConnection
+from moshgrid.p2p.libp2p_private_network import PrivateBytes
 from moshgrid.p2p.libp2p_raw_bytes import ChannelBroken, close_quietly, raw_bytes_of
 from moshgrid.p2p.libp2p_security import security_transports
 from moshgrid.p2p.libp2p_yamux import ConnectionWatcher, YamuxConnection
@@ -66,7 +67,7 @@ class Upgrade(TransportUpgrader):
     ) -> ISecureConn:
         """The secured connection."""
         if self._psk is not None:
-            raw_conn = PrivateConnection(raw_conn, self._psk)
+            raw_conn = LayeredConnection(raw_conn, PrivateBytes(raw_bytes_of(raw_conn), self._psk))
         line = RawLine(raw_bytes_of(raw_conn))
         try:
             if not is_initiator:

@@ -86,8 +86,6 @@ class YamuxConnection(IMuxedConn):
 
     def _is_over(self) -> None:
         _log.debug("%s: the connection is over: %s", self.peer, self.driver.session.over)
-        if self.driver.session.fault is not None:
-            _log.warning("%s: disconnected, because it %s", self.peer, self.driver.session.fault)
         if self._known:
             self._watcher.connection_ended(self)
 
@@ -105,6 +103,25 @@ class YamuxConnection(IMuxedConn):
             return
         with trio.move_on_after(_CLOSING_SECONDS):
             await self.driver.finished.wait()
+
+    @property
+    def fault(self) -> str | None:
+        """What the peer did wrong, when that ended it."""
+        return self.driver.session.fault
+
+    def leave(self, reason: str) -> None:
+        """Says goodbye, and is over soon."""
+        self.driver.leave(reason)
+
+    @property
+    def open_streams(self) -> int:
+        """How many live, whoever opened them."""
+        return len(self.driver.session.streams.live)
+
+    @property
+    def streams_ever(self) -> int:
+        """A number that grows with every stream that either side opens."""
+        return self.driver.session.streams.ever
 
     @property
     def has_room(self) -> bool:

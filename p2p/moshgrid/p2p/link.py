@@ -115,9 +115,9 @@ def _parse_fragment(text: str, fragment: str) -> str | None:
 
 
 def _format_place(addr: str) -> str:
-    _, kind, host, _, port, _, peer = addr.split("/")
-    if kind == "dns6" or kind == "dns":
-        return addr  # only /dns4 has a short form; a link may hold full multiaddrs too
+    _, kind, host, *_, port, _, peer = addr.split("/")
+    if kind not in ("ip4", "ip6", "dns4") or addr.count("/") != 6:
+        return addr  # only plain TCP has a short form; a link may hold full multiaddrs too
     return f"[{host}]:{port}/{peer}" if kind == "ip6" else f"{host}:{port}/{peer}"
 
 

@@ -19,6 +19,7 @@ from typing import Any, Generic, TypeVar, cast
 import msgspec
 import trio
 
+from moshgrid.p2p.complaints import Complaints
 from moshgrid.p2p.decoding import Unreadable, decode
 from moshgrid.p2p.errors import Closed, MoshgridError, RemoteProtocolError, StreamReset, Unreachable
 from moshgrid.p2p.framing import FrameReader, send_frame
@@ -71,6 +72,8 @@ class Service(Generic[Query, Answer]):
     """Streams of one peer; more are reset."""
     read_seconds: float = 10.0
     """From the first byte of a query to its last."""
+    first_seconds: float = 60.0
+    """From a stream's first moment until its first query begins; after that it may be idle."""
 
     @cached_property
     def query_decoder(self) -> msgspec.msgpack.Decoder[Any]:
@@ -94,6 +97,7 @@ class Requests:
         self._network = network
         self._nursery = nursery
         self._channels: dict[tuple[PeerId, str], RequestChannel] = {}
+        self._complaints = Complaints(_log)
         self._opening: dict[tuple[PeerId, str], trio.Lock] = {}
 
     def serve(self, service: Service[Query, Answer], handler: RequestHandler[Query, Answer]) -> None:
@@ -106,7 +110,7 @@ class Requests:
             try:
                 if budget.streams > service.streams:
                     raise RemoteProtocolError(stream.peer, f"opened more than {service.streams} streams")
-                await _Answering(stream, service, handler, budget).run()
+                await _Answering(stream, service, handler, budget, self._complaints).run()
             finally:
                 budgets.close(stream.peer)
 
@@ -178,9 +182,11 @@ class _Answering(Generic[Query, Answer]):
         service: Service[Query, Answer],
         handler: RequestHandler[Query, Answer],
         budget: Budget,
+        complaints: Complaints,
     ) -> None:
         self._stream = stream
         self._budget = budget
+        self._complaints = complaints
         self._service = service
         self._handler = handler
         self._sending = trio.Lock()
@@ -190,6 +196,13 @@ class _Answering(Generic[Query, Answer]):
         reader = FrameReader(self._stream, self._service.max_query + HEADER)
         async with trio.open_nursery() as nursery:
             try:
+                with trio.move_on_after(self._service.first_seconds) as patience:
+                    await reader.begins()
+                if patience.cancelled_caught:
+                    raise RemoteProtocolError(
+                        self._stream.peer,
+                        f"opened a stream and asked nothing within {self._service.first_seconds:g} s",
+                    )
                 while (frame := await self._next_frame(reader)) is not None:
                     if len(frame) < HEADER:
                         raise RemoteProtocolError(self._stream.peer, "sent a query without a header")
@@ -247,14 +260,19 @@ class _Answering(Generic[Query, Answer]):
             answer = msgspec.msgpack.encode(await self._handler(peer, query))
         except MoshgridError as error:
             return REFUSED, str(error).encode()[:MAX_REASON]
-        except Exception:
+        except Exception as error:
             # A bug in one handler must not take the node down: this is the root of its task.
-            _log.exception("%s: answering a request of %s failed", protocol, peer)
+            self._complain((protocol, type(error)), "%s: answering a request of %s failed", error=error)
             return REFUSED, b"internal error"
         if len(answer) > self._service.max_answer:
-            _log.error("%s: an answer to %s has %d bytes, over the limit", protocol, peer, len(answer))
+            text = f"%s: an answer to %s has {len(answer)} bytes, over the limit"
+            self._complain((protocol, "size"), text)
             return REFUSED, b"internal error: the answer is too large"
         return ANSWER, answer
+
+    def _complain(self, kind: object, text: str, error: Exception | None = None) -> None:
+        protocol, peer = self._stream.protocol, self._stream.peer
+        self._complaints.say(logging.ERROR, kind, trio.current_time(), text, protocol, peer, error=error)
 
     async def _send(self, kind: int, call_id: int, body: bytes) -> None:
         async with self._sending:

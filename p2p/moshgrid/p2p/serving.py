@@ -6,6 +6,7 @@ import logging
 
 import trio
 
+from moshgrid.p2p.complaints import Complaints
 from moshgrid.p2p.errors import Closed, MoshgridError, StreamReset
 from moshgrid.p2p.network import Stream, StreamHandler
 
@@ -16,16 +17,17 @@ _log = logging.getLogger("moshgrid.p2p")
 _CLOSING_SECONDS = 5.0
 
 
-async def serve_stream(handler: StreamHandler, stream: Stream) -> None:
+async def serve_stream(handler: StreamHandler, stream: Stream, complaints: Complaints) -> None:
     """Runs ``handler`` and closes the stream after it, or resets it when the handler failed.
 
     A peer that vanished is no event, nor is this one's end; one that broke a protocol's rules is one
-    line; anything else is a bug and logged with its traceback. Every one of them ends here.
+    line; anything else is a bug and logged with its traceback. Every one of them ends here, and of many
+    that are alike ``complaints`` lets few through.
     """
     try:
         await handler(stream)
     except* Exception as errors:  # the root of this stream's task: a bug in it is not the node's end
-        _report(stream, errors)
+        _report(stream, errors, complaints)
     else:
         with trio.move_on_after(_CLOSING_SECONDS):
             await stream.close()
@@ -35,14 +37,17 @@ async def serve_stream(handler: StreamHandler, stream: Stream) -> None:
             await stream.reset()
 
 
-def _report(stream: Stream, errors: ExceptionGroup[Exception]) -> None:
-    leaves = list(_leaves(errors))
+def _report(stream: Stream, errors: ExceptionGroup[Exception], complaints: Complaints) -> None:
+    leaves, now = list(_leaves(errors)), trio.current_time()
+    kind, first = (stream.protocol, type(leaves[0])), leaves[0]
     if all(isinstance(leaf, (StreamReset, Closed)) for leaf in leaves):
-        _log.debug("%s: %s is gone: %s", stream.protocol, stream.peer, leaves[0])
+        _log.debug("%s: %s is gone: %s", stream.protocol, stream.peer, first)
     elif all(isinstance(leaf, MoshgridError) for leaf in leaves):
-        _log.warning("%s: the stream of %s was reset: %s", stream.protocol, stream.peer, leaves[0])
+        text = "%s: the stream of %s was reset: %s"
+        complaints.say(logging.WARNING, kind, now, text, stream.protocol, stream.peer, first)
     else:
-        _log.error("%s: serving %s failed", stream.protocol, stream.peer, exc_info=errors)
+        text = "%s: serving %s failed"
+        complaints.say(logging.ERROR, kind, now, text, stream.protocol, stream.peer, error=errors)
 
 
 def _leaves(error: BaseException) -> list[BaseException]:

@@ -31,6 +31,11 @@ class StreamTable:
         return self.live.get(stream.id) is stream
 
     @property
+    def ever(self) -> int:
+        """A number that grows with every stream that either side opens."""
+        return self._next_id + self._highest
+
+    @property
     def has_room(self) -> bool:
         """True when we may open one more."""
         return self._held[0] < self._limits.outbound_streams and self._next_id < 2**32

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from moshgrid.p2p.errors import ConfigurationError, MoshgridError
+from moshgrid.swarm.bench_commands import bench_app
 from moshgrid.swarm.dht_commands import dht_app
 
 __all__ = ["run"]
@@ -26,6 +27,7 @@ app = typer.Typer(
 identities = typer.Typer(help="Identities: the key files that peers are known by.", no_args_is_help=True)
 app.add_typer(identities, name="id")
 app.add_typer(dht_app, name="dht")
+app.add_typer(bench_app, name="bench")
 
 _DEMO_NEEDS = ("torch", "sklearn", "matplotlib")
 

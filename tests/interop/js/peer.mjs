@@ -4,14 +4,13 @@
 import { createHash, randomBytes } from 'node:crypto'
 import { createInterface } from 'node:readline'
 
-// Node 20, which is common still, has all that js-libp2p needs but this.
+// Node 20, which is common still, has all that js-libp2p needs but this (and a flag turns its WebSocket on).
 Promise.withResolvers ??= () => {
   const deferred = {}
   deferred.promise = new Promise((resolve, reject) => Object.assign(deferred, { resolve, reject }))
   return deferred
 }
-
-const [{ identify }, { noise }, { peerIdFromString }, { ping }, { tcp }, { tls }, { yamux }, { multiaddr }, { createLibp2p }] =
+const [{ identify }, { noise }, { peerIdFromString }, { ping }, { tcp }, { tls }, { webSockets }, { yamux }, { multiaddr }, { createLibp2p }] =
   await Promise.all([
     import('@libp2p/identify'),
     import('@libp2p/noise'),
@@ -19,6 +18,7 @@ const [{ identify }, { noise }, { peerIdFromString }, { ping }, { tcp }, { tls }
     import('@libp2p/ping'),
     import('@libp2p/tcp'),
     import('@libp2p/tls'),
+    import('@libp2p/websockets'),
     import('@libp2p/yamux'),
     import('@multiformats/multiaddr'),
     import('libp2p')
@@ -28,8 +28,8 @@ const ECHO = '/test/echo/1'
 const SECURITY = { noise, tls }
 
 const node = await createLibp2p({
-  addresses: { listen: ['/ip4/127.0.0.1/tcp/0'] },
-  transports: [tcp()],
+  addresses: { listen: [process.argv[3]] },
+  transports: [tcp(), webSockets()],
   connectionEncrypters: process.argv[2].split(',').map((name) => SECURITY[name]()),
   streamMuxers: [yamux()],
   services: { identify: identify(), ping: ping() }

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import trio
 
+from moshgrid.p2p.complaints import Complaints
 from moshgrid.p2p.errors import Closed, RemoteProtocolError, Unreachable
 from moshgrid.p2p.identity import PeerId
 from moshgrid.p2p.network import Stream, StreamHandler
@@ -17,6 +19,8 @@ if TYPE_CHECKING:
     from moshgrid.p2p.testing.memory_switch import MemorySwitch
 
 __all__ = ["MemoryNetwork"]
+
+_log = logging.getLogger("moshgrid.p2p")
 
 _DIAL_TIMEOUT = 10.0
 _MAX_ADDRS = 16
@@ -35,6 +39,7 @@ class MemoryNetwork:
         self.frozen: object = None
         """What tells one freeze from another; None for none."""
         self.streams: dict[MemoryStream, None] = {}  # in order, so that runs repeat
+        self._complaints = Complaints(_log)
         self._tasks: dict[trio.CancelScope, None] = {}
         self._peer_id = peer
         self._number = number
@@ -129,7 +134,7 @@ class MemoryNetwork:
     async def _serve(self, handler: StreamHandler, stream: MemoryStream) -> None:
         with trio.CancelScope() as scope:
             self._tasks[scope] = None
-            await serve_stream(handler, stream)
+            await serve_stream(handler, stream, self._complaints)
         self._tasks.pop(scope)
 
     def learn_addrs(self, peer: PeerId, addrs: Sequence[str]) -> None:

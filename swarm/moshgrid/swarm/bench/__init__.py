@@ -1,0 +1,1 @@
+"""What ``moshgrid bench`` measures on a user's own computer."""
