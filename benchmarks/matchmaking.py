@@ -41,9 +41,8 @@ def main() -> None:
         return
     for row in result["rows"]:
         print(
-            f"{row['peers']} peers, group_size {arguments.group_size}: "
-            f"{row['seconds']:.3f} s to the manifest, "
-            f"{row['seconds_last']:.3f} s until the last has it (medians of {arguments.rounds}); "
+            f"{row['peers']} peers, groups of {arguments.group_size}: {row['seconds']:.3f} s to the manifest,"
+            f" {row['seconds_last']:.3f} s until the last has it (medians of {arguments.rounds}); "
             f"most {row['seconds_most']:.3f} s; {row['whole_groups']} of {arguments.rounds} groups whole"
         )
 

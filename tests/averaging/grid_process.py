@@ -21,7 +21,10 @@ def main():
     vector = np.zeros(ELEMENTS, np.float32)
     with (
         Node(listen=["/ip4/127.0.0.1/tcp/0"], bootstrap=[bootstrap]) as node,
-        Averager(node, "grid", like=[vector], group_size=group_size, compression="none") as averager,
+        # Sixteen processes on a busy computer may take longer to begin than a first patience of 3 s.
+        Averager(
+            node, "grid", like=[vector], group_size=group_size, compression="none", deadline=15
+        ) as averager,
     ):
         everybody = threading.Event()
         while len(averager.peers) < peers:

@@ -40,8 +40,10 @@ def mean_rounds(method, peers, failure, restarts, seed=0):
 def test_the_whole_table(method, peers):
     found = [mean_rounds(method, peers, failure, 120) for failure in TABLE_FAILURES]
     print(f"{method}, {peers} peers: {', '.join(f'{rounds:.1f}' for rounds in found)}")
-    # What was published is itself a mean of 40 restarts, so two standard errors (0.25) come on top.
-    assert found == pytest.approx(TABLE[method][peers], abs=0.4 + 0.25 * (method == "key sliding"))
+    # Our chunk indices spread underfull groups more evenly: sliding keys are up to 0.5 rounds quicker.
+    quicker = 0.6 if method == "key sliding" else 0.4
+    for rounds, expected in zip(found, TABLE[method][peers], strict=True):
+        assert expected - quicker <= rounds <= expected + 0.4
     if method == "grid":
         assert found[0] == 2.0
 
