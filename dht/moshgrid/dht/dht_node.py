@@ -12,6 +12,7 @@ from moshgrid.dht.asking import Asker
 from moshgrid.dht.config import DHTConfig
 from moshgrid.dht.diversity import placing_by
 from moshgrid.dht.finding import Finding
+from moshgrid.dht.handing_over import HandingOver
 from moshgrid.dht.inspecting import Inspecting, Inspection
 from moshgrid.dht.joining import Joining
 from moshgrid.dht.keeping import Keep
@@ -67,9 +68,11 @@ class DHTNode:
         watchers = Watchers(limits)
         self._pushing = Pushing(host, network, watchers, self._asker, nursery)
         self._writing = Writing(
-            host, network, self.table, self.store, watchers,
-            self._asker, self._shortlists, self._pushing, nursery,
-        )  # fmt: skip
+            host, network, self.table, watchers, self._asker, self._shortlists, self._pushing, nursery
+        )
+        self._handing_over = HandingOver(
+            host, self.table, self.store, self._asker, self._shortlists, self._writing, nursery
+        )
         self._reading = Reading(
             host, network, self.table, self.store, reader, namespaces,
             self._asker, self._shortlists, self._writing, nursery,

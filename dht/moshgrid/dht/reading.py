@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping, Sequence
+
 import trio
 
 from moshgrid.dht.asking import Asker, closer_of
 from moshgrid.dht.disjoint_paths import DisjointLookup
-from moshgrid.dht.keys import point_of_peer
+from moshgrid.dht.keys import point_of_peer, prefixes_of
 from moshgrid.dht.lookup import Done, Lookup
 from moshgrid.dht.namespaces import Namespaces
 from moshgrid.dht.record import RecordReader, SignedRecord, supersedes
@@ -19,7 +21,7 @@ from moshgrid.p2p.errors import RecordRejected, RemoteProtocolError, Unreachable
 from moshgrid.p2p.host import Host
 from moshgrid.p2p.identity import PeerId
 
-__all__ = ["Reading", "merge"]
+__all__ = ["Reading", "doubtful", "merge"]
 
 _ANSWERS = 3
 _MAX_PAGES = 8
@@ -34,6 +36,17 @@ def merge(into: _Records, records: list[SignedRecord]) -> None:
         held = into.get(record.subkey)
         if held is None or supersedes(record, held):
             into[record.subkey] = record
+
+
+def doubtful(nearest: Sequence[Mapping[bytes, int]], heard: Iterable[Mapping[bytes, int]]) -> bool:
+    """True when the nearest peers do not say the same, or that there is nothing, or somebody knew more.
+
+    Views are seqs by subkey. Whoever was asked on the way need hold nothing.
+    """
+    if not nearest or not nearest[0] or any(view != nearest[0] for view in nearest):
+        return True
+    best = nearest[0]
+    return any(best.get(subkey, 0) < seq for view in heard for subkey, seq in view.items())
 
 
 class Reading:
@@ -65,9 +78,9 @@ class Reading:
 
     async def get(self, key: bytes) -> tuple[dict[bytes, SignedRecord], int]:
         """The merged records by subkey, tombstones too, and how many peers answered."""
-        known = self._shortlists.known(key)
         point = self._shortlists.point(key)
-        seeds = known if known is not None else self._table.closest(point, self._table.k)
+        seeds = self._shortlists.known(key) or self._table.candidates(point, self._table.k)
+        known = prefixes_of(seeds)
         lookup = Lookup(
             point,
             seeds,
@@ -77,7 +90,7 @@ class Reading:
             thorough=False,
             placing=self._asker.placing,
         )
-        query = GetRecords(self._network, key, closer=known is None)
+        query = GetRecords(self._network, key, known=known)
         answers: dict[PeerId, Found] = {}
 
         def heard(peer: PeerId, answer: Answer) -> None:
@@ -85,7 +98,7 @@ class Reading:
                 answers[peer] = answer
 
         done = await self._asker.look_up(lookup, lambda ask: query, heard)
-        if self._doubtful(answers, key) or self._crowded(point, answers):
+        if self._doubtful(done.closest, answers, key) or self._crowded(point, seeds, answers):
             # Somebody hides, lags or lies, or nobody ever put it: the k nearest will tell.
             paths = DisjointLookup(
                 point,
@@ -114,19 +127,18 @@ class Reading:
         self._mend(merged, theirs)
         return merged, len(theirs)
 
-    def _crowded(self, point: int, answers: dict[PeerId, Found]) -> bool:
+    def _crowded(self, point: int, seeds: list[PeerId], answers: dict[PeerId, Found]) -> bool:
         """True when those that were named lie too near the key: the three nearest may be of one mind."""
-        named = {*answers, *(peer for answer in answers.values() for peer in closer_of(answer))}
+        named = {*seeds, *answers, *(peer for answer in answers.values() for peer in closer_of(answer))}
         nearest = sorted(named, key=lambda peer: point_of_peer(peer) ^ point)[: self._table.k]
         return self._asker.density.is_abnormal(point, nearest)
 
-    def _doubtful(self, answers: dict[PeerId, Found], key: bytes) -> bool:
-        """True when the nearest do not say the same, or say that there is nothing."""
+    def _doubtful(self, nearest: Sequence[PeerId], answers: dict[PeerId, Found], key: bytes) -> bool:
         views = {
-            frozenset((record.subkey, record.seq) for record in self._read(answer.records, key))
-            for answer in answers.values()
+            peer: {record.subkey: record.seq for record in self._read(answer.records, key)}
+            for peer, answer in answers.items()
         }
-        return len(views) > 1 or views == {frozenset()}
+        return doubtful([views.get(peer, {}) for peer in nearest], views.values())
 
     async def _all_pages(self, peer: PeerId, key: bytes, answer: Found) -> dict[bytes, SignedRecord]:
         records: dict[bytes, SignedRecord] = {}

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from moshgrid.dht.density import Density
-from moshgrid.dht.keys import names, point_of_key, point_of_peer, point_prefix
+from moshgrid.dht.keys import BITS, names, point_of_key, point_of_peer, point_prefix
 from moshgrid.dht.namespaces import Namespaces
 from moshgrid.dht.rates import Rates
 from moshgrid.dht.record import RecordReader, SignedRecord
@@ -113,8 +113,9 @@ class Responder:
         match query:
             case Ping(me=me):
                 return Reply(Pong(self._entry(self._table.own), now_ms), self._introduce(me, sender))
-            case FindNode(me=me, target=target, skip=skip):
-                closer = self._closer(int.from_bytes(target), sender, skip)
+            case FindNode(me=me, target=target):
+                point = int.from_bytes(target)
+                closer = self._near(point, query.known, sender, query.skip)
                 return Reply(Found(closer=closer), self._introduce(me, sender))
             case GetRecords():
                 return Reply(self._get(query, sender, now_ms))
@@ -169,6 +170,11 @@ class Responder:
     def _introduce(self, me: PeerEntry | None, sender: PeerId) -> list[Effect]:
         return [Introduced(me)] if me is not None and me.peer == sender else []
 
+    def _near(self, point: int, known: bytes, sender: PeerId, skip: bytes = b"") -> list[PeerEntry]:
+        if known:
+            return [self._entry(peer) for peer in self._missing(point, known, sender)]
+        return self._closer(point, sender, skip)
+
     def _closer(self, point: int, sender: PeerId, skip: bytes = b"") -> list[PeerEntry]:
         # Those that introduced themselves a moment ago too: of peers that join at once, the later
         # must hear of the earlier. Whoever is told finds out for itself whether they answer.
@@ -182,21 +188,42 @@ class Responder:
     def _get(self, query: GetRecords, sender: PeerId, now_ms: int) -> Found:
         held = [record.raw for record in self._store.get(query.key, now_ms) if record.subkey > query.after]
         records = fitting(held)
-        closer = self._closer(point_of_key(self._network, query.key), sender) if query.closer else []
+        closer: list[PeerEntry] = []
+        if query.closer:
+            closer = self._near(point_of_key(self._network, query.key), query.known, sender)
         return Found(records, closer, more=len(records) < len(held))
+
+    def _missing(self, point: int, known: bytes, sender: PeerId) -> list[PeerId]:
+        """Peers as near to ``point`` as those of which the sender named the prefixes, without those."""
+        named = {known[at : at + 4] for at in range(0, len(known), 4)}
+        reach = 1 << 32
+        if len(named) >= self._table.k:
+            reach = max(int.from_bytes(prefix) ^ point >> (BITS - 32) for prefix in named)
+        missing = []
+        for peer in (*self._table.closest(point, self._table.k), *self._introduced):
+            at = point_of_peer(peer)
+            prefix = point_prefix(at)
+            if prefix not in named and peer != sender and (at ^ point) >> (BITS - 32) <= reach:
+                missing.append(peer)
+        return missing[:MAX_CLOSER]
 
     def _put(self, query: PutRecords, sender: PeerId, now_ms: int) -> Reply:
         codes, effects = [], list[Effect]()
-        for raw in query.records:
+        missing: dict[PeerId, None] = {}
+        for at, raw in enumerate(query.records):
             try:
                 record = self._read(raw, sender, now_ms)
             except RecordRejected as error:
                 codes.append(refused_as(error))
                 continue
-            code, more = self.put(record, query.also, now_ms)
+            also = query.also[at] if query.also else b""
+            code, more = self.put(record, also, now_ms)
             codes.append(code)
             effects += more
-        return Reply(Taken(codes), effects)
+            if also:
+                point = point_of_key(self._network, record.key)
+                missing.update(dict.fromkeys(self._missing(point, also, sender)))
+        return Reply(Taken(codes, [self._entry(peer) for peer in list(missing)[:MAX_CLOSER]]), effects)
 
     def _watch(self, query: Watch, sender: PeerId, now_ms: int) -> Reply:
         held = self._store.get(query.key, now_ms)
