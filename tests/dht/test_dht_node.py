@@ -13,6 +13,7 @@ import trio
 
 from moshgrid.dht import DHTNode
 from moshgrid.dht.keys import point_of_key, point_of_peer
+from moshgrid.dht.wire import PutRecords
 from moshgrid.p2p.clock import VirtualClock
 from moshgrid.p2p.errors import Closed, ConfigurationError, RecordRejected, Unreachable
 from moshgrid.p2p.host import network_id, open_host

@@ -59,7 +59,6 @@ class Asker:
         self.density = Density(table.k)
         self.clocks = ClockComparison()
         self.pace = Pace()
-        nursery.start_soon(self.pace.run)
         self._nursery = nursery
         self._lanes: dict[PeerId, trio.Semaphore] = {}
         self._redialling: set[PeerId] = set()
@@ -84,6 +83,9 @@ class Asker:
         lane = self._lanes.setdefault(peer, trio.Semaphore(_AT_ONCE))
         try:
             async with lane:
+                began = trio.current_time()
+                await trio.lowlevel.checkpoint()
+                self.pace.turned(trio.current_time() - began)
                 answer = await self._host.requests.ask(peer, KAD, query, timeout + self.pace.slack)
         except (Unreachable, RemoteProtocolError):
             self._failed(peer)
