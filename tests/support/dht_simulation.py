@@ -20,11 +20,11 @@ from moshgrid.dht.limits import Limits
 from moshgrid.dht.lookup import MAX_SKIP, Answered, Ask, Done, Event, Failed, Lookup
 from moshgrid.dht.namespaces import Namespaces
 from moshgrid.dht.rates import Rates
-from moshgrid.dht.reading import doubtful, merge
 from moshgrid.dht.record import Author, RecordReader, SignedRecord
 from moshgrid.dht.responder import Responder
 from moshgrid.dht.routing import RoutingTable
 from moshgrid.dht.store import RecordStore
+from moshgrid.dht.views import doubtful, merge
 from moshgrid.dht.watchers import Watchers
 from moshgrid.dht.wire import Answer, FindNode, Found, GetRecords, PeerEntry, PutRecords, Query, Taken
 from moshgrid.p2p.errors import RecordRejected

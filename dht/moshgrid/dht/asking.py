@@ -240,7 +240,7 @@ class Asker:
             self._checking.discard(peer)
 
     def _failed(self, peer: PeerId) -> None:
-        was_live = self._table.is_live(peer)
+        was_live = self._table.is_live(peer) or self._table.is_waiting(peer)
         successor = self._table.failed(peer, self._host.clock.now())
         if was_live:
             self._tell(self.on_left, peer)

@@ -19,7 +19,7 @@ __all__ = ["Delivery", "Job"]
 
 _AT_ONCE = 10
 """Messages of one put that wait for their answer; storers take long over many signatures."""
-_SECONDS = 10.0
+_SECONDS, _SECONDS_EACH = 5.0, 0.1
 
 
 class Job:
@@ -159,7 +159,8 @@ class Delivery:
 
     async def put_at(self, peer: PeerId, envelopes: list[bytes], also: list[bytes]) -> Taken:
         """Puts what fits into one message. Raises as ``Asker.ask`` does."""
-        answer = await self._asker.ask(peer, PutRecords(self._network, envelopes, also), _SECONDS)
+        seconds = _SECONDS + _SECONDS_EACH * len(envelopes)
+        answer = await self._asker.ask(peer, PutRecords(self._network, envelopes, also), seconds)
         if not isinstance(answer, Taken) or len(answer.codes) != len(envelopes):
             raise RemoteProtocolError(peer, f"answered a put with {type(answer).__name__}")
         return answer

@@ -24,7 +24,7 @@ from moshgrid.dht.rates import Rates
 from moshgrid.dht.reading import Reading
 from moshgrid.dht.record import Author, RecordReader
 from moshgrid.dht.republishing import Republishing
-from moshgrid.dht.responder import Effect, Introduced, Responder, Saw, TellWatcher
+from moshgrid.dht.responder import Effect, Introduced, Responder, Saw, SawSplit, TellWatcher
 from moshgrid.dht.routing import RoutingTable
 from moshgrid.dht.shortlists import Shortlists
 from moshgrid.dht.store import RecordStore
@@ -266,6 +266,8 @@ class DHTNode:
             case Saw(record):
                 self._author.saw(record)
                 self._watching.saw(record)
+            case SawSplit(peer, key):
+                self._watching.saw_split(peer, key)
             case TellWatcher(peer):
                 self._pushing.kick(peer)
             case Introduced(entry):

@@ -12,6 +12,7 @@ from moshgrid.dht.namespaces import Namespaces
 from moshgrid.dht.rates import Rates
 from moshgrid.dht.record import RecordReader, SignedRecord
 from moshgrid.dht.routing import RoutingTable
+from moshgrid.dht.shards import Splits, belongs
 from moshgrid.dht.store import RecordStore
 from moshgrid.dht.watchers import Watchers
 from moshgrid.dht.wire import (
@@ -36,7 +37,7 @@ from moshgrid.dht.wire import (
 from moshgrid.p2p.errors import RecordRejected
 from moshgrid.p2p.identity import PeerId
 
-__all__ = ["Introduced", "Reply", "Responder", "Saw", "TellWatcher"]
+__all__ = ["Introduced", "Reply", "Responder", "Saw", "SawSplit", "TellWatcher"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +61,15 @@ class Introduced:
     entry: PeerEntry
 
 
-Effect = Saw | TellWatcher | Introduced
+@dataclass(frozen=True, slots=True)
+class SawSplit:
+    """``peer`` says that there are records in the shards below ``key``."""
+
+    peer: PeerId
+    key: bytes
+
+
+Effect = Saw | SawSplit | TellWatcher | Introduced
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +110,7 @@ class Responder:
         self._rates = rates
         self._density = density or Density(table.k)
         self._client = client
+        self._splits = Splits()
 
     def answer(self, query: Query, sender: PeerId, now_ms: int) -> Reply:
         """Answers one query."""
@@ -123,12 +133,14 @@ class Responder:
                 return self._put(query, sender, now_ms)
             case Watch():
                 return self._watch(query, sender, now_ms)
-            case Push(records=records):
-                return self._receive(records, sender, now_ms)
+            case Push():
+                return self._receive(query, sender, now_ms)
 
     def put(self, record: SignedRecord, also: bytes, now_ms: int) -> tuple[bytes, list[Effect]]:
         """Stores one verified record; returns the reject code, empty when it is held, and effects."""
         try:
+            if not belongs(record.key, record.author):
+                raise RecordRejected("WRONG_KEY", "the author's records are for another shard")
             self._namespaces.check(record, now_ms)
         except RecordRejected as error:
             return refused_as(error), []
@@ -138,9 +150,11 @@ class Responder:
             self._store.put(record, now_ms)
         except RecordRejected as error:
             code = refused_as(error)
-            if error.code != "QUOTA":
+            if error.code not in ("QUOTA", "FULL"):
                 return code, []
         effects: list[Effect] = [Saw(record)]
+        if code == b"FULL" and self._splits.note(record.key, now_ms):
+            effects += map(TellWatcher, self._watchers.split(record.key))
         if not code:
             effects += map(TellWatcher, self._watchers.stored(record, also, now_ms))
         return code, effects
@@ -186,12 +200,14 @@ class Responder:
         return [self._entry(peer) for peer in peers]
 
     def _get(self, query: GetRecords, sender: PeerId, now_ms: int) -> Found:
-        held = [record.raw for record in self._store.get(query.key, now_ms) if record.subkey > query.after]
+        news, stamp = self._store.changes(query.key, query.since, now_ms)
+        held = [record.raw for record in news if record.subkey > query.after]
         records = fitting(held)
+        split = self._splits.has(query.key, now_ms)
         closer: list[PeerEntry] = []
         if query.closer:
             closer = self._near(point_of_key(self._network, query.key), query.known, sender)
-        return Found(records, closer, more=len(records) < len(held))
+        return Found(records, closer, more=len(records) < len(held), split=split, stamp=stamp)
 
     def _missing(self, point: int, known: bytes, sender: PeerId) -> list[PeerId]:
         """Peers as near to ``point`` as those of which the sender named the prefixes, without those."""
@@ -234,12 +250,13 @@ class Responder:
         now = fitting([record.raw for record in news])
         later = news[len(now) :]
         self._watchers.queue(sender, later)
-        return Reply(Found(now), [TellWatcher(sender)] if later else [])
+        split = self._splits.has(query.key, now_ms)
+        return Reply(Found(now, split=split), [TellWatcher(sender)] if later else [])
 
-    def _receive(self, records: Sequence[bytes], sender: PeerId, now_ms: int) -> Reply:
+    def _receive(self, push: Push, sender: PeerId, now_ms: int) -> Reply:
         unwatched: dict[bytes, None] = {}
-        effects: list[Effect] = []
-        for raw in records:
+        effects: list[Effect] = [SawSplit(sender, key) for key in push.split]
+        for raw in push.records:
             try:
                 record = self._read(raw, sender, now_ms)
                 self._namespaces.check_read(record, now_ms)

@@ -57,6 +57,8 @@ _FRAMING = 8
 NetworkId = Annotated[bytes, msgspec.Meta(min_length=NETWORK_BYTES, max_length=NETWORK_BYTES)]
 Key = Annotated[bytes, msgspec.Meta(min_length=1, max_length=MAX_KEY)]
 Envelope = Annotated[bytes, msgspec.Meta(max_length=MAX_ENVELOPE)]
+Keys = Annotated[list[Key], msgspec.Meta(max_length=MAX_RECORDS)]
+Stamp = Annotated[int, msgspec.Meta(ge=0, le=1 << 53)]
 Envelopes = Annotated[list[Envelope], msgspec.Meta(max_length=MAX_RECORDS)]
 Code = Annotated[bytes, msgspec.Meta(max_length=32)]
 Prefixes = Annotated[bytes, msgspec.Meta(max_length=4 * MAX_CLOSER)]
@@ -113,14 +115,15 @@ class FindNode(msgspec.Struct, tag="find", frozen=True):
 
 
 class GetRecords(msgspec.Struct, tag="get", frozen=True):
-    """What do you hold under ``key`` after subkey ``after``? ``closer``: and whom do you know near it
-    that is missing in ``known``?"""
+    """What do you hold under ``key`` after subkey ``after``, stored by you after your stamp ``since``?
+    ``closer``: and whom do you know near it that is missing in ``known``?"""
 
     network: NetworkId
     key: Key
     after: Annotated[bytes, msgspec.Meta(max_length=MAX_SUBKEY)] = b""
     closer: bool = True
     known: Prefixes = b""
+    since: Stamp = 0
 
 
 class PutRecords(msgspec.Struct, tag="put", frozen=True):
@@ -146,10 +149,11 @@ class Watch(msgspec.Struct, tag="watch", frozen=True):
 
 
 class Push(msgspec.Struct, tag="push", frozen=True):
-    """Records that changed under keys you watch."""
+    """Records that changed under keys you watch, and such keys that are ``split`` from now on."""
 
     network: NetworkId
     records: Envelopes
+    split: Keys = []
 
 
 class Pong(msgspec.Struct, tag="pong", frozen=True):
@@ -160,11 +164,14 @@ class Pong(msgspec.Struct, tag="pong", frozen=True):
 
 
 class Found(msgspec.Struct, tag="found", frozen=True):
-    """Records, if any were asked for, and closer peers. ``more``: ask again after the last subkey."""
+    """Records, if any were asked for, and closer peers. ``more``: ask again after the last subkey.
+    ``split``: there may be records in the shards below the key. ``stamp``: of the newest record here."""
 
     records: Envelopes = []
     closer: Closer = []
     more: bool = False
+    split: bool = False
+    stamp: Stamp = 0
 
 
 class Taken(msgspec.Struct, tag="taken", frozen=True):
@@ -178,7 +185,7 @@ class Taken(msgspec.Struct, tag="taken", frozen=True):
 class Received(msgspec.Struct, tag="received", frozen=True):
     """Thanks; ``unwatched`` are keys I no longer want to hear of."""
 
-    unwatched: Annotated[list[Key], msgspec.Meta(max_length=MAX_RECORDS)] = []
+    unwatched: Keys = []
 
 
 class Refusal(msgspec.Struct, tag="refused", frozen=True):
