@@ -193,9 +193,7 @@ class DHTSimulation:
             Lookup(point, seeds, need=3, alpha=3, thorough=False, **options),  # type: ignore[arg-type]
             lambda ask: query,
         )
-        views = {
-            peer: {r.subkey: r.seq for r in self.good(answer, key)} for peer, answer in answers.items()
-        }
+        views = {peer: {r.subkey: r.seq for r in self.good(answer, key)} for peer, answer in answers.items()}
         named = {*answers, *(entry.peer for answer in answers.values() for entry in answer.closer)}
         nearest = sorted(named, key=lambda peer: point_of_peer(peer) ^ point)[:20]
         crowded = self.density.is_abnormal(point, nearest)

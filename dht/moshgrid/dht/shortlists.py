@@ -121,7 +121,8 @@ class Shortlists:
         self._kept.pop(key, None)
 
     def keep(self, key: bytes, peers: list[PeerId]) -> None:
-        """These were found to be the shortlist."""
+        """These were found to be the shortlist; those that left meanwhile are not kept."""
+        peers = [peer for peer in peers if self._table.is_live(peer) or self._table.is_waiting(peer)]
         self._kept.pop(key, None)
         self._kept[key] = _Shortlist(self.point(key), peers, trio.current_time() + _SECONDS)
         if len(self._kept) > _MAX_KEPT:
