@@ -27,7 +27,23 @@ def checked(value: Any) -> Any:
 
 
 def test_speed() -> None:
-    value = checked(run("dht.py", "--nodes", "4", "--operations", "3", "--keys", "8", "--pause", "1"))
+    value = checked(
+        run(
+            "dht.py",
+            "--nodes",
+            "4",
+            "--operations",
+            "3",
+            "--keys",
+            "8",
+            "--pause",
+            "1",
+            "--watch-nodes",
+            "3",
+            "--processes",
+            "3",
+        )
+    )
     assert set(value["systems"]) == {"moshgrid"}
 
 

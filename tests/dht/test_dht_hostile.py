@@ -134,7 +134,7 @@ def test_hostile_questions_hurt_nobody(swarm: Any) -> None:
                 Ping(NET, me),
                 FindNode(NET, me, bytes(32), b"odd"),
                 GetRecords(NET, b"\xff\xfe", b"\xff"),
-                PutRecords(NET, [forged, b"", b"junk"], b"odd"),
+                PutRecords(NET, [forged, b"", b"junk"], [b"odd"] * 3),
                 Watch(NET, b"\xff"),
                 Push(NET, [forged, b"junk"]),
             ]

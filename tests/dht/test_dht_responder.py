@@ -128,8 +128,9 @@ def test_put_and_get(sign: Sign) -> None:
     answer = bench.ask(GetRecords(NET, b"k")).answer
     assert isinstance(answer, Found)
     assert (answer.records, len(answer.closer), answer.more) == ([record.raw], 20, False)
-    assert bench.ask(GetRecords(NET, b"k", closer=False)).answer == Found([record.raw])
-    assert bench.ask(GetRecords(NET, b"other", closer=False)).answer == Found()
+    assert bench.ask(GetRecords(NET, b"k", closer=False)).answer == Found([record.raw], stamp=NOW)
+    assert bench.ask(GetRecords(NET, b"k", closer=False, since=NOW)).answer == Found(stamp=NOW)
+    assert bench.ask(GetRecords(NET, b"other", closer=False)).answer == Found(stamp=NOW)
 
 
 def test_each_record_of_a_put_gets_its_code(sign: Sign) -> None:

@@ -120,7 +120,7 @@ def test_author_bytes_are_bounded(sign: Sign) -> None:
 
 def test_records_per_key_are_bounded(sign: Sign) -> None:
     store = RecordStore(OWN, Limits(records_per_key=2))
-    assert [code_of(store, sign(author)) for author in (1, 2, 3)] == ["stored", "stored", "QUOTA"]
+    assert [code_of(store, sign(author)) for author in (1, 2, 3)] == ["stored", "stored", "FULL"]
     assert code_of(store, sign(1, seq=NOW + 1)) == "stored"
 
 

@@ -72,7 +72,7 @@ def test_one_push_holds_what_fits_and_the_rest_waits(sign: Sign) -> None:
     watchers.queue(A, records)
     first, second, third = (watchers.take(A, NOW) for _ in range(3))
     assert first + second + third == records
-    assert sum(len(record.raw) for record in first) <= 14 * 1024
+    assert sum(len(record.raw) for record in first) <= 16 * 1024
 
 
 def test_what_did_not_arrive_waits_again_unless_something_newer_does(sign: Sign) -> None:

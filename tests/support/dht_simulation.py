@@ -20,11 +20,11 @@ from moshgrid.dht.limits import Limits
 from moshgrid.dht.lookup import MAX_SKIP, Answered, Ask, Done, Event, Failed, Lookup
 from moshgrid.dht.namespaces import Namespaces
 from moshgrid.dht.rates import Rates
-from moshgrid.dht.reading import merge
 from moshgrid.dht.record import Author, RecordReader, SignedRecord
 from moshgrid.dht.responder import Responder
 from moshgrid.dht.routing import RoutingTable
 from moshgrid.dht.store import RecordStore
+from moshgrid.dht.views import doubtful, merge
 from moshgrid.dht.watchers import Watchers
 from moshgrid.dht.wire import Answer, FindNode, Found, GetRecords, PeerEntry, PutRecords, Query, Taken
 from moshgrid.p2p.errors import RecordRejected
@@ -193,11 +193,11 @@ class DHTSimulation:
             Lookup(point, seeds, need=3, alpha=3, thorough=False, **options),  # type: ignore[arg-type]
             lambda ask: query,
         )
-        views = {frozenset(r.payload_hash for r in self.good(answer, key)) for answer in answers.values()}
+        views = {peer: {r.subkey: r.seq for r in self.good(answer, key)} for peer, answer in answers.items()}
         named = {*answers, *(entry.peer for answer in answers.values() for entry in answer.closer)}
         nearest = sorted(named, key=lambda peer: point_of_peer(peer) ^ point)[:20]
         crowded = self.density.is_abnormal(point, nearest)
-        if crowded or len(views) > 1 or views in ({frozenset()}, set()):
+        if crowded or doubtful([views[peer] for peer in done.closest], views.values()):
             seeds = list(dict.fromkeys([*seeds, *done.closest]))
             done, more = self.run(who, DisjointLookup(point, seeds, **options), lambda ask: query)  # type: ignore[arg-type]
             answers |= more

@@ -14,6 +14,7 @@ from moshgrid.dht.disjoint_paths import DisjointLookup
 from moshgrid.dht.diversity import Placing
 from moshgrid.dht.keys import point_of_peer, prefixes_of
 from moshgrid.dht.lookup import MAX_SKIP, Answered, Ask, Done, Effect, Event, Failed, Lookup
+from moshgrid.dht.pace import Pace
 from moshgrid.dht.peer_records import PeerRecords
 from moshgrid.dht.routing import RoutingTable
 from moshgrid.dht.wire import KAD, Answer, FindNode, Found, PeerEntry, Ping, Pong, Query, Refusal
@@ -57,9 +58,11 @@ class Asker:
         """Where a peer is, for the caps on address blocks."""
         self.density = Density(table.k)
         self.clocks = ClockComparison()
+        self.pace = Pace()
         self._nursery = nursery
         self._lanes: dict[PeerId, trio.Semaphore] = {}
         self._redialling: set[PeerId] = set()
+        self._checking: set[PeerId] = set()
         self.introduced: dict[PeerId, None] = {}
         """Peers that asked us and were not heard to answer yet; given out, but not asked for records."""
         self.on_joined: list[Listener] = []
@@ -80,7 +83,10 @@ class Asker:
         lane = self._lanes.setdefault(peer, trio.Semaphore(_AT_ONCE))
         try:
             async with lane:
-                answer = await self._host.requests.ask(peer, KAD, query, timeout)
+                began = trio.current_time()
+                await trio.lowlevel.checkpoint()
+                self.pace.turned(trio.current_time() - began)
+                answer = await self._host.requests.ask(peer, KAD, query, timeout + self.pace.slack)
         except (Unreachable, RemoteProtocolError):
             self._failed(peer)
             raise
@@ -119,9 +125,13 @@ class Asker:
         options: dict[str, Any] = {"own": self._table.own, "need": self._table.k, "placing": self.placing}
         lookup = DisjointLookup(point, known, **options) if disjoint else Lookup(point, known, **options)
         me, target = self._me(), point.to_bytes(32)
-        done = await self.look_up(
-            lookup, lambda a: FindNode(self._network, me, target, prefixes_of(a.skip, MAX_SKIP))
-        )
+
+        def question(ask: Ask) -> FindNode:
+            if disjoint or ask.skip:
+                return FindNode(self._network, me, target, prefixes_of(ask.skip, MAX_SKIP))
+            return FindNode(self._network, me, target, known=prefixes_of(lookup.known()))
+
+        done = await self.look_up(lookup, question)
         self._table.looked_at(point, self._host.clock.now())
         return done
 
@@ -156,6 +166,7 @@ class Asker:
             with suppress(trio.WouldBlock, trio.BrokenResourceError):  # the lookup may be over
                 send.send_nowait(event)
 
+        lookup.allow(self.pace.slack)
         effects: Iterable[Effect] = lookup.start(trio.current_time())
         with receive:
             while True:
@@ -208,16 +219,28 @@ class Asker:
         self.answered.set()
         change = self._table.answered(peer, self._host.clock.now())
         if change.ping is not None:
-            self._nursery.start_soon(self.ping, change.ping)
+            self._check(change.ping)
         if change.removed is not None:
             self._tell(self.on_left, change.removed)
         if change.joined:
             self._tell(self.on_joined, peer)
             if not self._records.has(peer):
-                self._nursery.start_soon(self.ping, peer)  # its answer brings its record
+                self._check(peer)  # its answer brings its record
+
+    def _check(self, peer: PeerId) -> None:
+        """One ping at a time: many answers at once ask for the same one."""
+        if peer not in self._checking:
+            self._checking.add(peer)
+            self._nursery.start_soon(self._ping_checked, peer)
+
+    async def _ping_checked(self, peer: PeerId) -> None:
+        try:
+            await self.ping(peer)
+        finally:
+            self._checking.discard(peer)
 
     def _failed(self, peer: PeerId) -> None:
-        was_live = self._table.is_live(peer)
+        was_live = self._table.is_live(peer) or self._table.is_waiting(peer)
         successor = self._table.failed(peer, self._host.clock.now())
         if was_live:
             self._tell(self.on_left, peer)
@@ -229,7 +252,7 @@ class Asker:
 
     def _lost(self, peer: PeerId) -> None:
         # Its open questions fail by themselves: their stream is reset with the connection.
-        if self._table.is_live(peer):
+        if self._table.is_live(peer) or self._table.is_waiting(peer):
             self._failed(peer)
 
     async def _redial(self, peer: PeerId) -> None:

@@ -12,6 +12,7 @@ from moshgrid.dht.asking import Asker
 from moshgrid.dht.config import DHTConfig
 from moshgrid.dht.diversity import placing_by
 from moshgrid.dht.finding import Finding
+from moshgrid.dht.handing_over import HandingOver
 from moshgrid.dht.inspecting import Inspecting, Inspection
 from moshgrid.dht.joining import Joining
 from moshgrid.dht.keeping import Keep
@@ -23,7 +24,7 @@ from moshgrid.dht.rates import Rates
 from moshgrid.dht.reading import Reading
 from moshgrid.dht.record import Author, RecordReader
 from moshgrid.dht.republishing import Republishing
-from moshgrid.dht.responder import Effect, Introduced, Responder, Saw, TellWatcher
+from moshgrid.dht.responder import Effect, Introduced, Responder, Saw, SawSplit, TellWatcher
 from moshgrid.dht.routing import RoutingTable
 from moshgrid.dht.shortlists import Shortlists
 from moshgrid.dht.store import RecordStore
@@ -67,9 +68,11 @@ class DHTNode:
         watchers = Watchers(limits)
         self._pushing = Pushing(host, network, watchers, self._asker, nursery)
         self._writing = Writing(
-            host, network, self.table, self.store, watchers,
-            self._asker, self._shortlists, self._pushing, nursery,
-        )  # fmt: skip
+            host, network, self.table, watchers, self._asker, self._shortlists, self._pushing, nursery
+        )
+        self._handing_over = HandingOver(
+            host, self.table, self.store, self._asker, self._shortlists, self._writing, nursery
+        )
         self._reading = Reading(
             host, network, self.table, self.store, reader, namespaces,
             self._asker, self._shortlists, self._writing, nursery,
@@ -263,6 +266,8 @@ class DHTNode:
             case Saw(record):
                 self._author.saw(record)
                 self._watching.saw(record)
+            case SawSplit(peer, key):
+                self._watching.saw_split(peer, key)
             case TellWatcher(peer):
                 self._pushing.kick(peer)
             case Introduced(entry):

@@ -63,6 +63,15 @@ class DisjointLookup:
         """The first one of the paths that still go on."""
         return min((at for path in self._paths if (at := path.deadline) is not None), default=None)
 
+    def known(self) -> Sequence[PeerId]:
+        """Nobody: what one path knows must not reach another one's peers."""
+        return ()
+
+    def allow(self, slack: float) -> None:
+        """As ``Lookup.allow``."""
+        for path in self._paths:
+            path.allow(slack)
+
     def start(self, now: float) -> Sequence[Effect]:
         """The first questions of every path."""
         effects: list[Effect] = []

@@ -9,7 +9,9 @@ import trio
 from moshgrid.dht.joining import Joining
 from moshgrid.dht.reading import Reading
 from moshgrid.dht.record import Author
+from moshgrid.dht.shards import belongs, children
 from moshgrid.dht.values import Record, encode_key, view
+from moshgrid.dht.views import Records, merge
 from moshgrid.p2p.errors import RecordRejected, Unreachable
 from moshgrid.p2p.host import Host
 from moshgrid.p2p.identity import PeerId
@@ -18,6 +20,8 @@ __all__ = ["Finding"]
 
 _AT_ONCE = 16
 _RETURN_SECONDS = 5.0
+_MOST_SHARDS = 512
+"""Of one key; storers that lie must not make a reading grow without end."""
 
 
 class Finding:
@@ -39,7 +43,7 @@ class Finding:
 
     async def newest(self, key: str, author: PeerId | None = None) -> Record | None:
         """The newest record, of ``author`` when given."""
-        records = (await self.all(key)).values()
+        records = (await self.all(key, author)).values()
         mine = [record for record in records if author is None or record.author == author]
         return max(mine, key=lambda record: (record.seq, record.subkey), default=None)
 
@@ -65,15 +69,18 @@ class Finding:
             raise failures[0]
         return found
 
-    async def all(self, key: str) -> dict[str, Record]:
-        """Every live record, by ``author`` or ``author/suffix``."""
+    async def all(self, key: str, author: PeerId | None = None) -> dict[str, Record]:
+        """Every live record, by ``author`` or ``author/suffix``; ``author``: at least those of that one."""
         raw_key = encode_key(key)
         await self._reach()
-        merged, answers = await self._reading.get(raw_key)
-        if not answers and self._joining.has_entrance and not self._joining.first_here:
+        read = await self._reading.get(raw_key)
+        if not read.answers and self._joining.has_entrance and not self._joining.first_here:
             if not await self._joining.in_company(_RETURN_SECONDS):
                 raise self._joining.unreachable()
-            merged, answers = await self._reading.get(raw_key)
+            read = await self._reading.get(raw_key)
+        merged = read.records
+        if read.split:
+            await self._add_shards(raw_key, author, merged)
         views: dict[str, Record] = {}
         for record in merged.values():
             self._author.saw(record)
@@ -83,3 +90,24 @@ class Finding:
                 except RecordRejected:
                     continue  # signed, but not a value: nobody can use it
         return views
+
+    async def _add_shards(self, key: bytes, author: PeerId | None, merged: Records) -> None:
+        """Adds what the shards below ``key`` hold, or those of them that ``author`` may use."""
+        at_once, left = trio.Semaphore(_AT_ONCE), _MOST_SHARDS
+
+        async def read(shard: bytes) -> None:
+            async with at_once:
+                found = await self._reading.get(shard)
+            merge(merged, (record for record in found.records.values() if belongs(shard, record.author)))
+            if found.split:
+                go_on(shard)
+
+        def go_on(above: bytes) -> None:
+            nonlocal left
+            for shard in children(above):
+                if left and (author is None or belongs(shard, author)):
+                    left -= 1
+                    nursery.start_soon(read, shard)
+
+        async with trio.open_nursery() as nursery:
+            go_on(key)

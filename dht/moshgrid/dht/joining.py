@@ -25,6 +25,7 @@ missed each other, and near ones come and go."""
 _BOOTSTRAP_CHECK = 60.0
 _REFRESH_SECONDS = 600.0
 _CLOCKS = 8
+_BUSY = 1.0
 
 _log = logging.getLogger("moshgrid.dht")
 
@@ -139,6 +140,9 @@ class Joining:
         for number in range(1_000_000_000):
             delay = _SELF_LOOKUPS[min(number, len(_SELF_LOOKUPS) - 1)]
             await trio.sleep(delay * self._host.rng.uniform(0.8, 1.2))
+            while (slack := self._asker.pace.slack) > _BUSY:  # what users wait for comes first
+                self._asker.pace.turned(0.0)
+                await trio.sleep(slack)
             await self._asker.find_closest(self._table.own_point)
             if number > 0:
                 await self._refresh()
@@ -151,7 +155,8 @@ class Joining:
         for point in self._table.stale_points(before, self._host.rng):
             done = await self._asker.find_closest(point)
             self._asker.density.saw(point, done.closest)
-            await trio.sleep(self._host.rng.uniform(0.0, 2.0))  # many may have joined at once
+            # Many may have joined at once, perhaps on one computer.
+            await trio.sleep(self._host.rng.uniform(0.0, 2.0) + self._asker.pace.slack)
 
     async def _compare_clocks(self) -> None:
         async with trio.open_nursery() as nursery:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from moshgrid.dht.shards import MOST_RECORDS
+
 __all__ = ["Limits"]
 
 
@@ -11,7 +13,8 @@ __all__ = ["Limits"]
 class Limits:
     """Quotas of one storer for one network. The peer's own records are exempt from the author's."""
 
-    records_per_key: int = 256
+    records_per_key: int = MOST_RECORDS
+    """Beyond, authors go on to shards of the key."""
     records_per_author: int = 64
     bytes_per_author: int = 64 * 1024
     """Of envelopes."""

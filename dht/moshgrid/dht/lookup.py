@@ -115,11 +115,25 @@ class Lookup:
         self._hear(seeds)
 
     @property
+    def need(self) -> int:
+        """How many are looked for."""
+        return self._need
+
+    def known(self) -> list[PeerId]:
+        """The nearest ``need`` peers that were heard of, less those that failed or are slow."""
+        return list(self._hopeful())
+
+    @property
     def deadline(self) -> float | None:
         """When the next silent peer turns slow, or the lookup ends."""
         if self._over or self._ends_at is None:
             return None
         return min(self._ends_at, *self._waiting.values()) if self._waiting else self._ends_at
+
+    def allow(self, slack: float) -> None:
+        """More patience, in seconds, before ``start``: this computer is slow itself."""
+        self._patience += slack
+        self._timeout += slack
 
     def start(self, now: float) -> Sequence[Effect]:
         """The first questions."""

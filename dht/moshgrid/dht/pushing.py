@@ -38,17 +38,22 @@ class Pushing:
     async def _push(self, peer: PeerId) -> None:
         # What comes while a message is under way waits and goes together in the next one.
         try:
-            while records := self._watchers.take(peer, self._host.clock.wall_ms()):
-                if not await self._deliver(peer, records):
+            while True:
+                records = self._watchers.take(peer, self._host.clock.wall_ms())
+                split = self._watchers.take_split(peer)
+                if not records and not split:
+                    return
+                if not await self._deliver(peer, records, split):
                     # It waits until the peer is heard of again, or its subscription lapses.
                     self._watchers.put_back(peer, records)
                     return
         finally:
             self._busy.discard(peer)
 
-    async def _deliver(self, peer: PeerId, records: list[SignedRecord]) -> bool:
+    async def _deliver(self, peer: PeerId, records: list[SignedRecord], split: list[bytes]) -> bool:
+        push = Push(self._network, [record.raw for record in records], split)
         try:
-            answer = await self._asker.ask(peer, Push(self._network, [record.raw for record in records]))
+            answer = await self._asker.ask(peer, push)
         except (Unreachable, RemoteProtocolError):
             return False
         for key in answer.unwatched if isinstance(answer, Received) else ():

@@ -2,38 +2,46 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
 import trio
 
 from moshgrid.dht.asking import Asker, closer_of
 from moshgrid.dht.disjoint_paths import DisjointLookup
-from moshgrid.dht.keys import point_of_peer
-from moshgrid.dht.lookup import Done, Lookup
+from moshgrid.dht.keys import point_of_peer, prefixes_of
+from moshgrid.dht.lookup import Ask, Done, Lookup
 from moshgrid.dht.namespaces import Namespaces
 from moshgrid.dht.record import RecordReader, SignedRecord, supersedes
 from moshgrid.dht.routing import RoutingTable
+from moshgrid.dht.shards import MOST_RECORDS
 from moshgrid.dht.shortlists import Shortlists
 from moshgrid.dht.store import RecordStore
+from moshgrid.dht.views import Records, View, Views, doubtful, merge
 from moshgrid.dht.wire import Answer, Found, GetRecords
 from moshgrid.dht.writing import Writing
 from moshgrid.p2p.errors import RecordRejected, RemoteProtocolError, Unreachable
 from moshgrid.p2p.host import Host
 from moshgrid.p2p.identity import PeerId
 
-__all__ = ["Reading", "merge"]
+__all__ = ["Read", "Reading"]
+
+Heard = Callable[[PeerId, Answer], None]
 
 _ANSWERS = 3
 _MAX_PAGES = 8
 
 
-_Records = dict[bytes, SignedRecord]
+@dataclass(frozen=True, slots=True)
+class Read:
+    """What was found under one key."""
 
-
-def merge(into: _Records, records: list[SignedRecord]) -> None:
-    """Adds records of one key by subkey, keeping the one that supersedes."""
-    for record in records:
-        held = into.get(record.subkey)
-        if held is None or supersedes(record, held):
-            into[record.subkey] = record
+    records: Records
+    """Tombstones too."""
+    answers: int
+    """How many of the nearest peers answered."""
+    split: bool
+    """Whether one of them said that there may be records in the shards below the key."""
 
 
 class Reading:
@@ -62,12 +70,13 @@ class Reading:
         self._shortlists = shortlists
         self._writing = writing
         self._nursery = nursery
+        self._views = Views()
 
-    async def get(self, key: bytes) -> tuple[dict[bytes, SignedRecord], int]:
-        """The merged records by subkey, tombstones too, and how many peers answered."""
-        known = self._shortlists.known(key)
+    async def get(self, key: bytes) -> Read:
+        """Asks whoever was asked before only for what it stored since."""
         point = self._shortlists.point(key)
-        seeds = known if known is not None else self._table.closest(point, self._table.k)
+        seeds = self._shortlists.known(key) or self._table.candidates(point, self._table.k)
+        known = prefixes_of(seeds)
         lookup = Lookup(
             point,
             seeds,
@@ -77,73 +86,98 @@ class Reading:
             thorough=False,
             placing=self._asker.placing,
         )
-        query = GetRecords(self._network, key, closer=known is None)
         answers: dict[PeerId, Found] = {}
+        views: dict[PeerId, View] = {}
 
         def heard(peer: PeerId, answer: Answer) -> None:
             if isinstance(answer, Found):
                 answers[peer] = answer
+                views[peer] = self._view(key, peer, answer)
 
-        done = await self._asker.look_up(lookup, lambda ask: query, heard)
-        if self._doubtful(answers, key) or self._crowded(point, answers):
-            # Somebody hides, lags or lies, or nobody ever put it: the k nearest will tell.
-            paths = DisjointLookup(
-                point,
-                list(dict.fromkeys([*seeds, *done.closest])),
-                own=self._table.own,
-                need=self._table.k,
-                placing=self._asker.placing,
-            )
-            query = GetRecords(self._network, key)
-            done = await self._asker.look_up(paths, lambda ask: query, heard)
-            if self._asker.density.is_abnormal(point, done.closest):
-                region = await self._asker.find_region(point)
-                everywhere = Lookup(
-                    point, region, own=self._table.own, need=len(region), alpha=10, thorough=False
-                )
-                query = GetRecords(self._network, key, closer=False)
-                more = await self._asker.look_up(everywhere, lambda ask: query, heard)
-                done = Done(tuple(dict.fromkeys([*done.closest, *more.closest])), done.complete)
-        merged: dict[bytes, SignedRecord] = {}
+        def question(ask: Ask) -> GetRecords:
+            since = self._views.of(key, ask.peer).stamp
+            return GetRecords(self._network, key, known=known, since=since)
+
+        done = await self._asker.look_up(lookup, question, heard)
+        if self._doubtful(done.closest, views) or self._crowded(point, seeds, answers):
+            done = await self._look_everywhere(key, [*seeds, *done.closest], heard)
+        merged: Records = {}
         merge(merged, self._store.get(key, self._host.clock.wall_ms()))
-        theirs: dict[PeerId, dict[bytes, SignedRecord]] = {}
-        for peer in done.closest:
-            if (answer := answers.get(peer)) is not None:
-                theirs[peer] = await self._all_pages(peer, key, answer)
-                merge(merged, list(theirs[peer].values()))
-        self._mend(merged, theirs)
-        return merged, len(theirs)
+        nearest = {peer: views[peer] for peer in done.closest if peer in views}
+        for peer, view in nearest.items():
+            if view.more:
+                await self._read_on(key, peer, view, answers[peer])
+            merge(merged, view.records.values())
+        self._views.keep(key, nearest)
+        self._mend(merged, nearest)
+        return Read(merged, len(nearest), any(answers[peer].split for peer in nearest))
 
-    def _crowded(self, point: int, answers: dict[PeerId, Found]) -> bool:
+    async def _look_everywhere(self, key: bytes, seeds: list[PeerId], heard: Heard) -> Done:
+        """Somebody hides, lags or lies, or nobody ever put it: the k nearest will tell."""
+        point = self._shortlists.point(key)
+        paths = DisjointLookup(
+            point,
+            list(dict.fromkeys(seeds)),
+            own=self._table.own,
+            need=self._table.k,
+            placing=self._asker.placing,
+        )
+
+        def question(ask: Ask) -> GetRecords:
+            return GetRecords(self._network, key, since=self._views.of(key, ask.peer).stamp)
+
+        done = await self._asker.look_up(paths, question, heard)
+        if not self._asker.density.is_abnormal(point, done.closest):
+            return done
+        region = await self._asker.find_region(point)
+        everywhere = Lookup(point, region, own=self._table.own, need=len(region), alpha=10, thorough=False)
+        query = GetRecords(self._network, key, closer=False)
+        more = await self._asker.look_up(everywhere, lambda ask: query, heard)
+        return Done(tuple(dict.fromkeys([*done.closest, *more.closest])), done.complete)
+
+    def _crowded(self, point: int, seeds: list[PeerId], answers: dict[PeerId, Found]) -> bool:
         """True when those that were named lie too near the key: the three nearest may be of one mind."""
-        named = {*answers, *(peer for answer in answers.values() for peer in closer_of(answer))}
+        named = {*seeds, *answers, *(peer for answer in answers.values() for peer in closer_of(answer))}
         nearest = sorted(named, key=lambda peer: point_of_peer(peer) ^ point)[: self._table.k]
         return self._asker.density.is_abnormal(point, nearest)
 
-    def _doubtful(self, answers: dict[PeerId, Found], key: bytes) -> bool:
-        """True when the nearest do not say the same, or say that there is nothing."""
-        views = {
-            frozenset((record.subkey, record.seq) for record in self._read(answer.records, key))
-            for answer in answers.values()
+    def _doubtful(self, nearest: Sequence[PeerId], views: dict[PeerId, View]) -> bool:
+        seqs = {
+            peer: {subkey: record.seq for subkey, record in view.records.items()}
+            for peer, view in views.items()
         }
-        return len(views) > 1 or views == {frozenset()}
+        return doubtful([seqs.get(peer, {}) for peer in nearest], seqs.values())
 
-    async def _all_pages(self, peer: PeerId, key: bytes, answer: Found) -> dict[bytes, SignedRecord]:
-        records: dict[bytes, SignedRecord] = {}
+    def _view(self, key: bytes, peer: PeerId, answer: Found) -> View:
+        """What ``peer`` holds, by what it was seen to hold and what it stored since."""
+        before = self._views.of(key, peer)
+        if answer.stamp < before.stamp:  # it was started anew and stored little since: ask for all next time
+            self._views.forget(key, peer)
+            before = View()
+        records = self._read(answer.records, key)
+        view = before.extended(records, answer.stamp, self._host.clock.wall_ms())
+        view.more = answer.more and bool(records)
+        return view
+
+    async def _read_on(self, key: bytes, peer: PeerId, view: View, answer: Found) -> None:
+        """Adds the following pages."""
+        since = self._views.of(key, peer).stamp
+        page = self._read(answer.records, key)
         for _ in range(_MAX_PAGES):
-            page = self._read(answer.records, key)
-            merge(records, page)
-            if not answer.more or not page:
-                break
-            query = GetRecords(self._network, key, after=max(r.subkey for r in page), closer=False)
+            after = max(record.subkey for record in page)
+            query = GetRecords(self._network, key, after=after, closer=False, since=since)
             try:
                 following = await self._asker.ask(peer, query)
             except (Unreachable, RemoteProtocolError):
                 break
             if not isinstance(following, Found):
                 break
-            answer = following
-        return records
+            page = self._read(following.records, key)
+            merge(view.records, page)
+            if not following.more or not page:
+                view.more = False
+                return
+        view.stamp = since  # it may have told less than all
 
     def _read(self, envelopes: list[bytes], key: bytes) -> list[SignedRecord]:
         now_ms = self._host.clock.wall_ms()
@@ -157,12 +191,14 @@ class Reading:
             records.append(record)
         return records
 
-    def _mend(self, merged: _Records, theirs: dict[PeerId, _Records]) -> None:
-        for peer, held in theirs.items():
+    def _mend(self, merged: Records, theirs: dict[PeerId, View]) -> None:
+        for peer, view in theirs.items():
+            if len(view.records) >= MOST_RECORDS:
+                continue  # it is full
             lacking = [
                 record.raw
                 for subkey, record in merged.items()
-                if (old := held.get(subkey)) is None or supersedes(record, old)
+                if (old := view.records.get(subkey)) is None or supersedes(record, old)
             ]
             if lacking:
                 self._nursery.start_soon(self._writing.send_quietly, peer, lacking)

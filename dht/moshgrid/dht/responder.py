@@ -7,11 +7,12 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from moshgrid.dht.density import Density
-from moshgrid.dht.keys import names, point_of_key, point_of_peer, point_prefix
+from moshgrid.dht.keys import BITS, names, point_of_key, point_of_peer, point_prefix
 from moshgrid.dht.namespaces import Namespaces
 from moshgrid.dht.rates import Rates
 from moshgrid.dht.record import RecordReader, SignedRecord
 from moshgrid.dht.routing import RoutingTable
+from moshgrid.dht.shards import Splits, belongs
 from moshgrid.dht.store import RecordStore
 from moshgrid.dht.watchers import Watchers
 from moshgrid.dht.wire import (
@@ -36,7 +37,7 @@ from moshgrid.dht.wire import (
 from moshgrid.p2p.errors import RecordRejected
 from moshgrid.p2p.identity import PeerId
 
-__all__ = ["Introduced", "Reply", "Responder", "Saw", "TellWatcher"]
+__all__ = ["Introduced", "Reply", "Responder", "Saw", "SawSplit", "TellWatcher"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +61,15 @@ class Introduced:
     entry: PeerEntry
 
 
-Effect = Saw | TellWatcher | Introduced
+@dataclass(frozen=True, slots=True)
+class SawSplit:
+    """``peer`` says that there are records in the shards below ``key``."""
+
+    peer: PeerId
+    key: bytes
+
+
+Effect = Saw | SawSplit | TellWatcher | Introduced
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +110,7 @@ class Responder:
         self._rates = rates
         self._density = density or Density(table.k)
         self._client = client
+        self._splits = Splits()
 
     def answer(self, query: Query, sender: PeerId, now_ms: int) -> Reply:
         """Answers one query."""
@@ -113,8 +123,9 @@ class Responder:
         match query:
             case Ping(me=me):
                 return Reply(Pong(self._entry(self._table.own), now_ms), self._introduce(me, sender))
-            case FindNode(me=me, target=target, skip=skip):
-                closer = self._closer(int.from_bytes(target), sender, skip)
+            case FindNode(me=me, target=target):
+                point = int.from_bytes(target)
+                closer = self._near(point, query.known, sender, query.skip)
                 return Reply(Found(closer=closer), self._introduce(me, sender))
             case GetRecords():
                 return Reply(self._get(query, sender, now_ms))
@@ -122,12 +133,14 @@ class Responder:
                 return self._put(query, sender, now_ms)
             case Watch():
                 return self._watch(query, sender, now_ms)
-            case Push(records=records):
-                return self._receive(records, sender, now_ms)
+            case Push():
+                return self._receive(query, sender, now_ms)
 
     def put(self, record: SignedRecord, also: bytes, now_ms: int) -> tuple[bytes, list[Effect]]:
         """Stores one verified record; returns the reject code, empty when it is held, and effects."""
         try:
+            if not belongs(record.key, record.author):
+                raise RecordRejected("WRONG_KEY", "the author's records are for another shard")
             self._namespaces.check(record, now_ms)
         except RecordRejected as error:
             return refused_as(error), []
@@ -137,9 +150,11 @@ class Responder:
             self._store.put(record, now_ms)
         except RecordRejected as error:
             code = refused_as(error)
-            if error.code != "QUOTA":
+            if error.code not in ("QUOTA", "FULL"):
                 return code, []
         effects: list[Effect] = [Saw(record)]
+        if code == b"FULL" and self._splits.note(record.key, now_ms):
+            effects += map(TellWatcher, self._watchers.split(record.key))
         if not code:
             effects += map(TellWatcher, self._watchers.stored(record, also, now_ms))
         return code, effects
@@ -169,6 +184,11 @@ class Responder:
     def _introduce(self, me: PeerEntry | None, sender: PeerId) -> list[Effect]:
         return [Introduced(me)] if me is not None and me.peer == sender else []
 
+    def _near(self, point: int, known: bytes, sender: PeerId, skip: bytes = b"") -> list[PeerEntry]:
+        if known:
+            return [self._entry(peer) for peer in self._missing(point, known, sender)]
+        return self._closer(point, sender, skip)
+
     def _closer(self, point: int, sender: PeerId, skip: bytes = b"") -> list[PeerEntry]:
         # Those that introduced themselves a moment ago too: of peers that join at once, the later
         # must hear of the earlier. Whoever is told finds out for itself whether they answer.
@@ -180,23 +200,46 @@ class Responder:
         return [self._entry(peer) for peer in peers]
 
     def _get(self, query: GetRecords, sender: PeerId, now_ms: int) -> Found:
-        held = [record.raw for record in self._store.get(query.key, now_ms) if record.subkey > query.after]
+        news, stamp = self._store.changes(query.key, query.since, now_ms)
+        held = [record.raw for record in news if record.subkey > query.after]
         records = fitting(held)
-        closer = self._closer(point_of_key(self._network, query.key), sender) if query.closer else []
-        return Found(records, closer, more=len(records) < len(held))
+        split = self._splits.has(query.key, now_ms)
+        closer: list[PeerEntry] = []
+        if query.closer:
+            closer = self._near(point_of_key(self._network, query.key), query.known, sender)
+        return Found(records, closer, more=len(records) < len(held), split=split, stamp=stamp)
+
+    def _missing(self, point: int, known: bytes, sender: PeerId) -> list[PeerId]:
+        """Peers as near to ``point`` as those of which the sender named the prefixes, without those."""
+        named = {known[at : at + 4] for at in range(0, len(known), 4)}
+        reach = 1 << 32
+        if len(named) >= self._table.k:
+            reach = max(int.from_bytes(prefix) ^ point >> (BITS - 32) for prefix in named)
+        missing = []
+        for peer in (*self._table.closest(point, self._table.k), *self._introduced):
+            at = point_of_peer(peer)
+            prefix = point_prefix(at)
+            if prefix not in named and peer != sender and (at ^ point) >> (BITS - 32) <= reach:
+                missing.append(peer)
+        return missing[:MAX_CLOSER]
 
     def _put(self, query: PutRecords, sender: PeerId, now_ms: int) -> Reply:
         codes, effects = [], list[Effect]()
-        for raw in query.records:
+        missing: dict[PeerId, None] = {}
+        for at, raw in enumerate(query.records):
             try:
                 record = self._read(raw, sender, now_ms)
             except RecordRejected as error:
                 codes.append(refused_as(error))
                 continue
-            code, more = self.put(record, query.also, now_ms)
+            also = query.also[at] if query.also else b""
+            code, more = self.put(record, also, now_ms)
             codes.append(code)
             effects += more
-        return Reply(Taken(codes), effects)
+            if also:
+                point = point_of_key(self._network, record.key)
+                missing.update(dict.fromkeys(self._missing(point, also, sender)))
+        return Reply(Taken(codes, [self._entry(peer) for peer in list(missing)[:MAX_CLOSER]]), effects)
 
     def _watch(self, query: Watch, sender: PeerId, now_ms: int) -> Reply:
         held = self._store.get(query.key, now_ms)
@@ -207,12 +250,13 @@ class Responder:
         now = fitting([record.raw for record in news])
         later = news[len(now) :]
         self._watchers.queue(sender, later)
-        return Reply(Found(now), [TellWatcher(sender)] if later else [])
+        split = self._splits.has(query.key, now_ms)
+        return Reply(Found(now, split=split), [TellWatcher(sender)] if later else [])
 
-    def _receive(self, records: Sequence[bytes], sender: PeerId, now_ms: int) -> Reply:
+    def _receive(self, push: Push, sender: PeerId, now_ms: int) -> Reply:
         unwatched: dict[bytes, None] = {}
-        effects: list[Effect] = []
-        for raw in records:
+        effects: list[Effect] = [SawSplit(sender, key) for key in push.split]
+        for raw in push.records:
             try:
                 record = self._read(raw, sender, now_ms)
                 self._namespaces.check_read(record, now_ms)

@@ -15,6 +15,7 @@ import random
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 
 from moshgrid.dht.diversity import TABLE_PER_BLOCK, Crowd, Place, Placing, crowded
 from moshgrid.dht.keys import BITS, point_of_peer
@@ -208,6 +209,34 @@ class RoutingTable:
         """The live peers nearest to ``point``, nearest first."""
         nearest = heapq.nsmallest(count, self._live(), key=lambda contact: contact.point ^ point)
         return [contact.peer for contact in nearest]
+
+    def candidates(self, point: int, count: int) -> list[PeerId]:
+        """As ``closest``, with the peers that answered and wait for a place in a full bucket."""
+        waiting = (contact for bucket in self._waiting.values() for contact in bucket.values())
+        nearest = heapq.nsmallest(count, chain(self._live(), waiting), key=lambda c: c.point ^ point)
+        return [contact.peer for contact in nearest]
+
+    def sees_all_near(self, point: int) -> bool:
+        """True when no bucket is full that may hold one of the ``k`` nearest peers to ``point``.
+
+        A bucket that is not full holds everybody of its range that was ever met.
+        """
+        middle, met = (point ^ self.own_point).bit_length(), 0
+        sizes = {index: len(bucket) for index, bucket in self._buckets.items() if bucket}
+        # The bucket of the point itself is nearest to it; then, all about as near, those nearer to us.
+        inner = [index for index in sizes if index < middle]
+        outer = [[index] for index in sorted(sizes) if index > middle]
+        for group in ([middle], inner, *outer):
+            if any(sizes.get(index, 0) >= self.k for index in group):
+                return False
+            met += sum(sizes.get(index, 0) for index in group)
+            if met >= self.k:
+                break
+        return True
+
+    def is_waiting(self, peer: PeerId) -> bool:
+        """True when the peer answered and its bucket has no place for it."""
+        return peer in self._places(peer)[1]
 
     def nearer_than_own(self, point: int) -> int:
         """How many live peers are nearer to ``point`` than this one."""

@@ -16,6 +16,9 @@ __all__ = ["Shortlists"]
 
 _SECONDS = 30.0
 _MAX_KEPT = 4096
+_TRUSTED = 1.5
+"""How many times as far as usual the nearest peers that the table knows may reach; the storers
+themselves tell of the few that it lacks."""
 
 
 @dataclass(slots=True)
@@ -60,6 +63,23 @@ class Shortlists:
             return None
         return list(kept.peers)
 
+    def guess(self, key: bytes) -> list[PeerId] | None:
+        """The shortlist and some farther peers, for who finds out on the way whom it lacks; None when the
+        table knows too little of the neighbourhood of the key."""
+        if (known := self.known(key)) is not None:
+            return known
+        point, k = self.point(key), self._table.k
+        if not self._joining.ready.is_set():
+            return None
+        usual = self._asker.density.reach(k)
+        candidates = self._table.candidates(point, 2 * k)
+        if self._table.sees_all_near(point):
+            return candidates
+        if usual is None or len(candidates) < k:
+            return None
+        reach = point_of_peer(candidates[k - 1]) ^ point
+        return candidates if reach <= usual * _TRUSTED else None
+
     async def closest(self, key: bytes) -> list[PeerId]:
         """The shortlist, by a lookup when none is known."""
         while (known := self.known(key)) is None:
@@ -72,11 +92,11 @@ class Shortlists:
                 point = self.point(key)
                 done = await self._asker.find_closest(point)
                 closest = list(done.closest)
-                if self._asker.density.is_abnormal(point, closest):
+                if self.is_crowded(key, closest):
                     region = await self._asker.find_region(point)
                     closest += [peer for peer in region if peer not in closest]
                 if closest and done.complete:
-                    self._keep(key, closest)
+                    self.keep(key, closest)
                 return closest
             finally:
                 del self._finding[key]
@@ -92,11 +112,17 @@ class Shortlists:
         point = self.point(key)
         return self._table.own_point ^ point < point_of_peer(others[self._table.k - 1]) ^ point
 
+    def is_crowded(self, key: bytes, closest: list[PeerId]) -> bool:
+        """True when ``closest`` lie too near ``key``: it is held in its region as well."""
+        return self._asker.density.is_abnormal(self.point(key), closest)
+
     def forget(self, key: bytes) -> None:
         """The next caller looks afresh."""
         self._kept.pop(key, None)
 
-    def _keep(self, key: bytes, peers: list[PeerId]) -> None:
+    def keep(self, key: bytes, peers: list[PeerId]) -> None:
+        """These were found to be the shortlist; those that left meanwhile are not kept."""
+        peers = [peer for peer in peers if self._table.is_live(peer) or self._table.is_waiting(peer)]
         self._kept.pop(key, None)
         self._kept[key] = _Shortlist(self.point(key), peers, trio.current_time() + _SECONDS)
         if len(self._kept) > _MAX_KEPT:

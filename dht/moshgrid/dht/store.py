@@ -55,6 +55,8 @@ class RecordStore:
         self._lapses: list[tuple[int, Slot]] = []
         self._ranks: list[tuple[bytes, Slot]] = []
         self._count = 0
+        self._stamps: dict[Slot, int] = {}
+        self._last_stamp = 0
         self.size = 0
         """Bytes of the envelopes held."""
 
@@ -77,6 +79,7 @@ class RecordStore:
             self._drop(slot)
         self._make_room(record)
         self._add(slot, record)
+        self._last_stamp = self._stamps[slot] = max(self._last_stamp + 1, now_ms)
         return Put.REPLACED_RIVAL if rival else Put.STORED
 
     def get(self, key: bytes, now_ms: int) -> list[SignedRecord]:
@@ -84,6 +87,14 @@ class RecordStore:
         self.expire(now_ms)
         held = self._records.get(key, {})
         return [held[subkey] for subkey in sorted(held)]
+
+    def changes(self, key: bytes, since: int, now_ms: int) -> tuple[list[SignedRecord], int]:
+        """As ``get``, less what was stored up to the stamp ``since``; and the newest stamp there is.
+
+        Stamps grow over restarts too, as long as the clock does.
+        """
+        held = self.get(key, now_ms)
+        return [r for r in held if self._stamps[key, r.subkey] > since], self._last_stamp
 
     def find(self, key: bytes, subkey: bytes, now_ms: int) -> SignedRecord | None:
         """The live record in one slot, or None."""
@@ -125,7 +136,7 @@ class RecordStore:
     def _check_quota(self, record: SignedRecord, held: SignedRecord | None) -> None:
         limits, mine = self._limits, record.author == self._own
         if held is None and len(self._records.get(record.key, ())) >= limits.records_per_key and not mine:
-            raise RecordRejected("QUOTA", f"the key has {limits.records_per_key} records")
+            raise RecordRejected("FULL", f"the key has {limits.records_per_key} records")
         usage = self._usage.get(record.author, _Usage())
         if held is None and usage.records >= limits.records_per_author and not mine:
             raise RecordRejected("QUOTA", f"the author has {limits.records_per_author} records here")
@@ -167,6 +178,7 @@ class RecordStore:
             return
         if not self._records[slot[0]]:
             del self._records[slot[0]]
+        self._stamps.pop(slot, None)
         usage = self._usage[held.author]
         usage.records -= 1
         usage.size -= len(held.raw)

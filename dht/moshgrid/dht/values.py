@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 
 from moshgrid.dht.record import MAX_KEY, MAX_SUFFIX, MAX_TTL_MS, MAX_VALUE, SignedRecord
+from moshgrid.dht.shards import MARK, base_of
 from moshgrid.p2p.clock import Clock
 from moshgrid.p2p.decoding import Unreadable, decode
 from moshgrid.p2p.errors import ConfigurationError, RecordRejected
@@ -54,7 +55,7 @@ def view(record: SignedRecord, wall_ms: Callable[[], int]) -> Record:
     """The public view. Raises RecordRejected SCHEMA when the value is not msgpack."""
     return Record(
         author=record.author,
-        key=record.key.decode(),
+        key=base_of(record.key).decode(),
         suffix=record.suffix,
         value=None if record.deleted else _decode_value(record.value),
         seq=record.seq,
@@ -94,7 +95,10 @@ def encode_value(value: Any) -> bytes:
 
 def encode_key(key: str) -> bytes:
     """The key's bytes; raises ConfigurationError."""
-    return _encode_text("key", key, 1, MAX_KEY)
+    data = _encode_text("key", key, 1, MAX_KEY)
+    if MARK in data:
+        raise ConfigurationError(f"a key does not contain the control character {MARK.decode()!r}: {key!r}")
+    return data
 
 
 def check_suffix(suffix: str) -> str:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from moshgrid.dht.keys import names, point_of_peer, point_prefix
 from moshgrid.dht.limits import Limits
 from moshgrid.dht.record import SignedRecord
-from moshgrid.dht.wire import batches
+from moshgrid.dht.wire import MAX_RECORDS, batches
 from moshgrid.p2p.errors import RecordRejected
 from moshgrid.p2p.identity import PeerId
 
@@ -33,6 +33,7 @@ class _Watcher:
     prefix: bytes
     keys: dict[bytes, _Subscription] = field(default_factory=dict)
     pending: dict[tuple[bytes, bytes], SignedRecord] = field(default_factory=dict)
+    split: dict[bytes, None] = field(default_factory=dict)
 
 
 class Watchers:
@@ -99,6 +100,21 @@ class Watchers:
         taken = live[: len(parts[0])] if parts else []
         watcher.pending = {(record.key, record.subkey): record for record in live[len(taken) :]}
         return taken
+
+    def split(self, key: bytes) -> list[PeerId]:
+        """``key`` was split: returns its watchers, who now have that to be told."""
+        peers = list(self._by_key.get(key, {}))
+        for peer in peers:
+            self._watchers[peer].split[key] = None
+        return peers
+
+    def take_split(self, peer: PeerId, most: int = MAX_RECORDS) -> list[bytes]:
+        """The keys that ``peer`` is to be told of as split; they do not come again."""
+        watcher = self._watchers.get(peer)
+        keys = list(watcher.split)[:most] if watcher is not None else []
+        for key in keys:
+            self._watchers[peer].split.pop(key)
+        return keys
 
     def put_back(self, peer: PeerId, records: Iterable[SignedRecord]) -> None:
         """What was taken did not arrive: it waits again, unless something newer does."""

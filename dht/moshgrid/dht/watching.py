@@ -12,6 +12,7 @@ import trio
 from moshgrid.dht.asking import Asker
 from moshgrid.dht.namespaces import Namespaces
 from moshgrid.dht.record import RecordReader, SignedRecord, supersedes
+from moshgrid.dht.shards import children
 from moshgrid.dht.shortlists import Shortlists
 from moshgrid.dht.store import RecordStore
 from moshgrid.dht.values import Record, view
@@ -26,6 +27,8 @@ _STORERS = 3
 _RENEW_SECONDS = 40.0
 _RETRY_SECONDS = 2.0
 _BUFFER = 64
+_MAX_SUBJECTS = 1024
+"""Beyond, what is split is not followed: storers that lie must not make a watch grow without end."""
 
 
 class OpenWatch:
@@ -72,8 +75,9 @@ class _Subject:
     """One watched key: who watches it here, and which storers tell us."""
 
     key: bytes
+    watches: list[_Watch]
+    """Of the key that it is a shard of, the same list for all its shards."""
     scope: trio.CancelScope = field(default_factory=trio.CancelScope)
-    watches: list[_Watch] = field(default_factory=list)
     storers: dict[PeerId, float] = field(default_factory=dict)
     """When each subscription is to be renewed."""
     changed: trio.Event = field(default_factory=trio.Event)
@@ -115,8 +119,7 @@ class Watching:
         watch = _Watch(send)
         subject = self._subjects.get(key)
         if subject is None:
-            subject = self._subjects[key] = _Subject(key)
-            self._nursery.start_soon(self._subscribe, subject)
+            subject = self._begin(key, [])
             held = self._store.get(key, self._host.clock.wall_ms())
         else:
             # An earlier watch knows what the storers said, which this store need not hold.
@@ -132,8 +135,29 @@ class Watching:
         if watch in subject.watches:
             subject.watches.remove(watch)
             if not subject.watches:
-                del self._subjects[subject.key]
-                subject.scope.cancel()
+                self._end(subject.key)
+
+    def _begin(self, key: bytes, watches: list[_Watch]) -> _Subject:
+        subject = self._subjects[key] = _Subject(key, watches)
+        self._nursery.start_soon(self._subscribe, subject)
+        return subject
+
+    def _end(self, key: bytes) -> None:
+        if (subject := self._subjects.pop(key, None)) is not None:
+            subject.scope.cancel()
+            for child in children(key):
+                self._end(child)
+
+    def saw_split(self, peer: PeerId, key: bytes) -> None:
+        """A storer says that there are records in the shards below ``key``, which are then watched too."""
+        subject = self._subjects.get(key)
+        if subject is None or peer not in subject.storers:
+            return
+        for child in children(key):
+            if child not in self._subjects and len(self._subjects) < _MAX_SUBJECTS:
+                self._begin(child, subject.watches)
+                for record in self._store.get(child, self._host.clock.wall_ms()):
+                    self.saw(record)
 
     def saw(self, record: SignedRecord) -> None:
         """A verified, timely record arrived, however it did."""
@@ -209,6 +233,8 @@ class Watching:
             return
         jitter = self._host.rng.uniform(0.9, 1.0)
         subject.storers[peer] = trio.current_time() + _RENEW_SECONDS * jitter
+        if answer.split:
+            self.saw_split(peer, subject.key)
         for raw in answer.records:
             try:
                 record = self._reader.read(raw, subject.key)

@@ -24,7 +24,6 @@ __all__ = [
     "MAX_CLOSER",
     "MAX_RECORDS",
     "MAX_RECORD_BYTES",
-    "PUT_BATCH_BYTES",
     "Answer",
     "FindNode",
     "Found",
@@ -52,14 +51,18 @@ MAX_ANSWER = 128 * 1024
 MAX_RECORDS = 64
 MAX_RECORD_BYTES = 64 * 1024
 """Of the envelopes in one answer; the closer peers need the rest of it."""
-PUT_BATCH_BYTES = 14 * 1024
-"""Of the envelopes in one query."""
+_FRAMING = 8
+"""Bytes that msgpack adds to an envelope and its prefixes, at most."""
 
 NetworkId = Annotated[bytes, msgspec.Meta(min_length=NETWORK_BYTES, max_length=NETWORK_BYTES)]
 Key = Annotated[bytes, msgspec.Meta(min_length=1, max_length=MAX_KEY)]
 Envelope = Annotated[bytes, msgspec.Meta(max_length=MAX_ENVELOPE)]
+Keys = Annotated[list[Key], msgspec.Meta(max_length=MAX_RECORDS)]
+Stamp = Annotated[int, msgspec.Meta(ge=0, le=1 << 53)]
 Envelopes = Annotated[list[Envelope], msgspec.Meta(max_length=MAX_RECORDS)]
 Code = Annotated[bytes, msgspec.Meta(max_length=32)]
+Prefixes = Annotated[bytes, msgspec.Meta(max_length=4 * MAX_CLOSER)]
+"""Point prefixes of the nearest peers that the sender knows, four bytes each, in any order."""
 
 
 class PeerEntry(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
@@ -101,30 +104,39 @@ class Ping(msgspec.Struct, tag="ping", frozen=True):
 
 
 class FindNode(msgspec.Struct, tag="find", frozen=True):
-    """Whom do you know near ``target``, other than those whose point prefixes are in ``skip``?"""
+    """Whom do you know near ``target``, other than those whose point prefixes are in ``skip``, or as near
+    as ``known`` and missing there?"""
 
     network: NetworkId
     me: PeerEntry | None
     target: Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
     skip: Annotated[bytes, msgspec.Meta(max_length=4 * MAX_SKIP)] = b""
+    known: Prefixes = b""
 
 
 class GetRecords(msgspec.Struct, tag="get", frozen=True):
-    """What do you hold under ``key`` after subkey ``after``? ``closer``: and whom do you know near it?"""
+    """What do you hold under ``key`` after subkey ``after``, stored by you after your stamp ``since``?
+    ``closer``: and whom do you know near it that is missing in ``known``?"""
 
     network: NetworkId
     key: Key
     after: Annotated[bytes, msgspec.Meta(max_length=MAX_SUBKEY)] = b""
     closer: bool = True
+    known: Prefixes = b""
+    since: Stamp = 0
 
 
 class PutRecords(msgspec.Struct, tag="put", frozen=True):
-    """Hold these. ``also`` are the point prefixes of the peers that get them from the sender too: a
-    storer need not push to those."""
+    """Hold these. ``also``, for each record if for any: whom the sender brings it to, you included. You
+    need not push to those, and tell the sender whom it missed."""
 
     network: NetworkId
     records: Envelopes
-    also: Annotated[bytes, msgspec.Meta(max_length=4 * MAX_CLOSER)] = b""
+    also: Annotated[list[Prefixes], msgspec.Meta(max_length=MAX_RECORDS)] = []
+
+    def __post_init__(self) -> None:
+        if self.also and len(self.also) != len(self.records):
+            raise ValueError("also has one entry for each record, or none")
 
 
 class Watch(msgspec.Struct, tag="watch", frozen=True):
@@ -137,10 +149,11 @@ class Watch(msgspec.Struct, tag="watch", frozen=True):
 
 
 class Push(msgspec.Struct, tag="push", frozen=True):
-    """Records that changed under keys you watch."""
+    """Records that changed under keys you watch, and such keys that are ``split`` from now on."""
 
     network: NetworkId
     records: Envelopes
+    split: Keys = []
 
 
 class Pong(msgspec.Struct, tag="pong", frozen=True):
@@ -151,23 +164,28 @@ class Pong(msgspec.Struct, tag="pong", frozen=True):
 
 
 class Found(msgspec.Struct, tag="found", frozen=True):
-    """Records, if any were asked for, and closer peers. ``more``: ask again after the last subkey."""
+    """Records, if any were asked for, and closer peers. ``more``: ask again after the last subkey.
+    ``split``: there may be records in the shards below the key. ``stamp``: of the newest record here."""
 
     records: Envelopes = []
     closer: Closer = []
     more: bool = False
+    split: bool = False
+    stamp: Stamp = 0
 
 
 class Taken(msgspec.Struct, tag="taken", frozen=True):
-    """What became of each record of a put: empty when it is held, otherwise the reject code."""
+    """What became of each record of a put: empty when it is held, otherwise the reject code. ``closer``:
+    peers that are as near to one of the keys as those that the sender named, and were not named."""
 
     codes: Annotated[list[Code], msgspec.Meta(max_length=MAX_RECORDS)]
+    closer: Closer = []
 
 
 class Received(msgspec.Struct, tag="received", frozen=True):
     """Thanks; ``unwatched`` are keys I no longer want to hear of."""
 
-    unwatched: Annotated[list[Key], msgspec.Meta(max_length=MAX_RECORDS)] = []
+    unwatched: Keys = []
 
 
 class Refusal(msgspec.Struct, tag="refused", frozen=True):
@@ -204,11 +222,12 @@ def batches(envelopes: Iterable[bytes]) -> list[list[bytes]]:
     parts: list[list[bytes]] = []
     room = 0
     for raw in envelopes:
-        if not parts or room < len(raw) or len(parts[-1]) >= MAX_RECORDS:
+        size = len(raw) + 4 * MAX_CLOSER + _FRAMING
+        if not parts or room < size or len(parts[-1]) >= MAX_RECORDS:
             parts.append([])
-            room = PUT_BATCH_BYTES
+            room = MAX_QUERY - _FRAMING * 8
         parts[-1].append(raw)
-        room -= len(raw)
+        room -= size
     return parts
 
 

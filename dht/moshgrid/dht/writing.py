@@ -1,31 +1,39 @@
-"""Writing: bringing a record to the peers nearest to its key, and to new ones that come nearer."""
+"""Writing: bringing a record to the peers nearest to its key."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import trio
 
 from moshgrid.dht.asking import Asker
-from moshgrid.dht.keys import point_of_peer, prefixes_of
+from moshgrid.dht.delivery import Delivery, Job
+from moshgrid.dht.keys import prefixes_of
+from moshgrid.dht.lookup import Lookup
+from moshgrid.dht.placement import Placement
 from moshgrid.dht.pushing import Pushing
 from moshgrid.dht.record import SignedRecord
 from moshgrid.dht.routing import RoutingTable
 from moshgrid.dht.shortlists import Shortlists
-from moshgrid.dht.store import RecordStore
 from moshgrid.dht.watchers import Watchers
-from moshgrid.dht.wire import PutRecords, Taken, batches
+from moshgrid.dht.wire import batches
 from moshgrid.p2p.errors import RemoteProtocolError, Unreachable
 from moshgrid.p2p.host import Host
 from moshgrid.p2p.identity import PeerId
 
-__all__ = ["ENOUGH", "PutReport", "Writing"]
+__all__ = ["ENOUGH", "PUSHERS", "PutReport", "Writing"]
 
 ENOUGH = 5
+_BULK_SECONDS = 60.0
+"""Of many records together: whoever is waited for is busy with the others."""
+PUSHERS = 3
+"""How many of those that can do a thing for others do it, in case some cannot."""
 _LOOKUPS = 16
-_PUSHERS = 3
-_HAND_OVER_BYTES = 1024 * 1024
+_AT_ONCE = 2 * ENOUGH
+"""Storers of a single record that are asked at the same time: five of them answer soon, also when some
+are slow, and the others get it as these answer. Of several records each goes to all its storers at once,
+as that makes the fewest messages."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,58 +47,14 @@ class PutReport:
     """Who is still being asked to hold it, in the background."""
 
 
-@dataclass(eq=False, slots=True)
-class _Progress:
-    record: SignedRecord
-    acks: int
-    others: list[PeerId] = field(default_factory=list)
-    """The shortlist."""
-    targets: list[PeerId] = field(default_factory=list)
-    needed: int = 0
-    stored_at: list[PeerId] = field(default_factory=list)
-    refused: dict[PeerId, str] = field(default_factory=dict)
-    failed: list[PeerId] = field(default_factory=list)
-    waiting: set[PeerId] = field(default_factory=set)
-    enough: trio.Event = field(default_factory=trio.Event)
-    finished: trio.Event = field(default_factory=trio.Event)
-
-    def aim(self, targets: list[PeerId]) -> None:
-        """Asks ``targets`` next, beside those that hold the record already."""
-        self.targets, self.waiting = targets, set(targets)
-        self.needed = min(self.acks, len(targets) + len(self.stored_at))
-        self.enough, self.finished = trio.Event(), trio.Event()
-        self.check()
-
-    def settle(self, peer: PeerId, refusal: str, *, failed: bool = False) -> None:
-        """``peer`` holds it when ``refusal`` is empty."""
-        self.waiting.discard(peer)
-        if refusal:
-            self.refused[peer] = refusal
-        else:
-            self.stored_at.append(peer)
-        if failed:
-            self.failed.append(peer)
-        self.check()
-
-    def check(self) -> None:
-        if not self.waiting:
-            self.finished.set()
-        if not self.waiting or len(self.stored_at) >= self.needed:
-            self.enough.set()
-
-    def report(self) -> PutReport:
-        return PutReport(tuple(self.stored_at), dict(self.refused), tuple(sorted(self.waiting)))
-
-
 class Writing:
-    """Puts records to storers, and hands records over to peers that join nearer to them."""
+    """Puts records to storers."""
 
     def __init__(
         self,
         host: Host,
         network: bytes,
         table: RoutingTable,
-        store: RecordStore,
         watchers: Watchers,
         asker: Asker,
         shortlists: Shortlists,
@@ -98,128 +62,91 @@ class Writing:
         nursery: trio.Nursery,
     ) -> None:
         self._host = host
-        self._network = network
         self._table = table
-        self._store = store
         self._watchers = watchers
         self._asker = asker
         self._shortlists = shortlists
         self._pushing = pushing
         self._nursery = nursery
-        self._handing_over = trio.Semaphore(2)
-        asker.on_joined.append(lambda peer: nursery.start_soon(self._hand_over, peer))
+        self._delivery = Delivery(network, asker, shortlists, nursery)
 
     async def put(self, records: Sequence[SignedRecord], acks: int = ENOUGH) -> list[PutReport]:
         """Returns when ``acks`` storers hold each record, or all that there are answered or failed.
 
         What several records have to tell one storer goes in one message.
         """
-        rounds = [_Progress(record, acks) for record in records]
-        await self._put_to_nearest(rounds)
-        lacking = [each for each in rounds if len(each.stored_at) < each.needed and each.failed]
-        if lacking:
-            # Some of those that were near are gone: look who is near now, once.
-            for each in lacking:
-                self._shortlists.forget(each.record.key)
-            await self._put_to_nearest(lacking, again=True)
-        return [each.report() for each in rounds]
+        seeds = await self._find_seeds(records)
+        jobs = [
+            Job(self._placement(record, near, acks, alone=len(records) == 1))
+            for record, near in zip(records, seeds, strict=True)
+        ]
+        self._nursery.start_soon(self._deliver, jobs)
+        for job in jobs:
+            await job.enough.wait()
+        return [_report(job.placement) for job in jobs]
 
-    async def _put_to_nearest(self, rounds: list[_Progress], again: bool = False) -> None:
-        await self._find_storers(rounds)
-        for each in rounds:
-            self._aim(each, again)
-        for peer in dict.fromkeys(peer for each in rounds for peer in each.targets):
-            theirs = [each for each in rounds if peer in each.waiting]
-            self._nursery.start_soon(self._put_to, peer, theirs)
-        for each in rounds:
-            if each.targets:
-                self._nursery.start_soon(self._cover_failures, each)
-        for each in rounds:
-            await each.enough.wait()
+    async def _deliver(self, jobs: list[Job]) -> None:
+        try:
+            for job in jobs:
+                self._tell_watchers(job.placement.record, job.placement.also())
+            await self._delivery.run(jobs)
+        finally:
+            for job in jobs:
+                job.enough.set()  # also when this node closes: nobody may wait for ever
+        for job in jobs:
+            self._cover_missed(job.placement)
 
-    async def _find_storers(self, rounds: list[_Progress]) -> None:
+    async def _find_seeds(self, records: Sequence[SignedRecord]) -> list[list[PeerId]]:
+        seeds = [self._shortlists.guess(record.key) for record in records]
         at_once = trio.Semaphore(_LOOKUPS)
 
-        async def find(each: _Progress) -> None:
+        async def find(at: int) -> None:
             async with at_once:
-                each.others = await self._shortlists.closest(each.record.key)
+                seeds[at] = await self._shortlists.closest(records[at].key)
 
-        if len(rounds) == 1:
-            await find(rounds[0])
-            return
         async with trio.open_nursery() as nursery:
-            for each in rounds:
-                nursery.start_soon(find, each)
+            for at, guess in enumerate(seeds):
+                if guess is None:
+                    nursery.start_soon(find, at)
+        return [near or [] for near in seeds]
 
-    def _aim(self, each: _Progress, again: bool) -> None:
-        mine = self._shortlists.is_mine(each.record.key, each.others)
-        if mine and not again:
-            each.stored_at.append(self._host.peer_id)
-        done = {*each.stored_at, *each.refused}
-        storers = max(self._table.k, len(each.others)) - mine  # more than k only in a region
-        each.aim([peer for peer in each.others[:storers] if peer not in done])
-        for watcher in self._watchers.stored(
-            each.record, prefixes_of(each.targets), self._host.clock.wall_ms()
-        ):
+    def _placement(self, record: SignedRecord, seeds: list[PeerId], acks: int, *, alone: bool) -> Placement:
+        mine = self._shortlists.is_mine(record.key, seeds)
+        lookup = Lookup(
+            self._shortlists.point(record.key),
+            seeds,
+            own=self._table.own,
+            need=self._table.k - mine,
+            alpha=_AT_ONCE if alone else self._table.k,
+            patience=1.0 if alone else _BULK_SECONDS,
+            timeout=10.0 if alone else _BULK_SECONDS,
+            thorough=False,
+            placing=self._asker.placing,
+        )
+        lookup.allow(self._asker.pace.slack)
+        return Placement(record, lookup, self._table.own, acks, mine=mine)
+
+    def _tell_watchers(self, record: SignedRecord, also: bytes) -> None:
+        for watcher in self._watchers.stored(record, also, self._host.clock.wall_ms()):
             self._pushing.kick(watcher)
 
-    async def _put_to(self, peer: PeerId, rounds: list[_Progress]) -> None:
-        while rounds:
-            part = rounds[: len(batches(each.record.raw for each in rounds)[0])]
-            rounds = rounds[len(part) :]
-            also = set.intersection(*(set(each.targets) for each in part))
-            try:
-                codes = await self.send(peer, [each.record.raw for each in part], prefixes_of(also))
-            except (Unreachable, RemoteProtocolError) as error:
-                for each in [*part, *rounds]:
-                    each.settle(peer, str(error), failed=True)
-                return
-            for each, code in zip(part, codes, strict=True):
-                each.settle(peer, code)
-
-    async def _cover_failures(self, each: _Progress) -> None:
+    def _cover_missed(self, placement: Placement) -> None:
         """Who could not be reached from here may watch at a storer, which trusted us to tell it."""
-        targets, record = each.targets, each.record
-        await each.finished.wait()
-        if not each.failed:
+        if not placement.missed():
             return
-        reached = [peer for peer in targets if peer not in each.failed]
-        for peer in reached[:_PUSHERS]:
-            self._nursery.start_soon(self.send_quietly, peer, [record.raw], prefixes_of(reached))
-        for watcher in self._watchers.stored(record, prefixes_of(reached), self._host.clock.wall_ms()):
-            self._pushing.kick(watcher)
-
-    async def send(self, peer: PeerId, envelopes: list[bytes], also: bytes = b"") -> list[str]:
-        """Puts what fits into one message; the reject codes, in order. Raises as ``ask`` does."""
-        answer = await self._asker.ask(peer, PutRecords(self._network, envelopes, also))
-        if not isinstance(answer, Taken) or len(answer.codes) != len(envelopes):
-            raise RemoteProtocolError(peer, f"answered a put with {type(answer).__name__}")
-        return [code.decode("ascii", "replace") for code in answer.codes]
+        reached = [peer for peer in placement.stored_at if peer != self._host.peer_id]
+        for peer in reached[:PUSHERS]:
+            self._nursery.start_soon(self.send_quietly, peer, [placement.record.raw], prefixes_of(reached))
+        self._tell_watchers(placement.record, prefixes_of(reached))
 
     async def send_quietly(self, peer: PeerId, envelopes: list[bytes], also: bytes = b"") -> None:
-        """Puts any number of records where it is nobody's loss when that fails."""
+        """Puts any number of envelopes; what comes of it is nobody's concern here."""
         try:
             for part in batches(envelopes):
-                await self.send(peer, part, also)
+                await self._delivery.put_at(peer, part, [also] * len(part) if also else [])
         except (Unreachable, RemoteProtocolError):
             pass
 
-    async def _hand_over(self, peer: PeerId) -> None:
-        """Gives a peer that joined what it should hold: own records, and those we are nearest to."""
-        async with self._handing_over:
-            now_ms = self._host.clock.wall_ms()
-            envelopes: list[bytes] = []
-            for key in self._store.all_keys():
-                held = self._store.get(key, now_ms)
-                point = self._shortlists.point(key)
-                nearest = self._table.closest(point, self._table.k)
-                if not held or peer not in nearest:
-                    continue
-                own = self._table.own_point ^ point
-                nearer = sum(1 for other in nearest if other != peer and point_of_peer(other) ^ point < own)
-                mine = self._host.peer_id
-                envelopes += [r.raw for r in held if nearer < _PUSHERS or r.author == mine]
-                if sum(map(len, envelopes)) > _HAND_OVER_BYTES:
-                    break
-                await trio.lowlevel.checkpoint()
-            await self.send_quietly(peer, envelopes)
+
+def _report(placement: Placement) -> PutReport:
+    return PutReport(tuple(placement.stored_at), dict(placement.refused), tuple(sorted(placement.waiting)))
