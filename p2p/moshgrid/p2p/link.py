@@ -121,7 +121,7 @@ def _format_place(addr: str) -> str:
     short = f"[{host}]:{port}/{peer}" if kind == "ip6" else f"{host}:{port}/{peer}"
     try:
         return short if _parse_place(short, short) == addr else addr
-    except ConfigurationError:  # a name that looks like a number, or has an underscore
+    except ConfigurationError:  # a name that the short form does not know
         return addr
 
 
