@@ -294,9 +294,9 @@ def _websocket(data: bytes, host: str | None, is_open: bool) -> None:
                     end.advance(0.0)
                     while size := end.take(buffer):
                         heard += buffer[:size]
-            outcomes.add((heard, end.ended, None))
-        except WebSocketFault:  # of several faults at once the cuts decide which is found first
-            outcomes.add((b"", False, "refused"))
+            outcomes.add((heard, end.ended))
+        except WebSocketFault:
+            outcomes.add((b"refused", False))  # for which of several reasons may depend on the cut
         assert len(heard) <= len(data)
         end.take_replies()
         end.goodbye()

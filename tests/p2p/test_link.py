@@ -20,6 +20,7 @@ LINKS = {
         B,
     ),
     f"moshgrid://n@boot.example.org:1/{A}": Link("n", None, (f"/dns4/boot.example.org/tcp/1/p2p/{A}",)),
+    f"moshgrid://n@/dns4/203.0.113.7/tcp/1/p2p/{A}": Link("n", None, (f"/dns4/203.0.113.7/tcp/1/p2p/{A}",)),
     f"moshgrid://n@/dns6/boot.example.org/tcp/1/p2p/{A}": Link(
         "n", None, (f"/dns6/boot.example.org/tcp/1/p2p/{A}",)
     ),

@@ -118,7 +118,11 @@ def _format_place(addr: str) -> str:
     _, kind, host, *_, port, _, peer = addr.split("/")
     if kind not in ("ip4", "ip6", "dns4") or addr.count("/") != 6:
         return addr  # only plain TCP has a short form; a link may hold full multiaddrs too
-    return f"[{host}]:{port}/{peer}" if kind == "ip6" else f"{host}:{port}/{peer}"
+    short = f"[{host}]:{port}/{peer}" if kind == "ip6" else f"{host}:{port}/{peer}"
+    try:
+        return short if _parse_place(short, short) == addr else addr
+    except ConfigurationError:  # a name that the short form does not know
+        return addr
 
 
 def _check_addr(addr: str) -> None:
