@@ -249,7 +249,7 @@ def test_too_many_streams_of_ours_are_an_error():
     session = quiet(initiator=True, outbound_streams=2)
     session.open(1.0)
     stream = session.open(1.0)
-    assert not session.can_open
+    assert not session.streams.has_room
     with pytest.raises(TooManyStreams, match="2 streams to this peer are open already"):
         session.open(1.0)
     session.reset(stream)

@@ -194,16 +194,20 @@ class Libp2pNetwork:
         self._check_open()
         attempts: list[tuple[str, str]] = []
         for _ in range(2):  # a connection may end, for being idle, just when it is to be used again
-            if not self._connections.of(peer):
+            if not self._usable(peer):
                 await self._reach(peer, self._book.of(peer))
-            for connection in reversed(self._connections.of(peer)):
+            for connection in self._usable(peer):
                 try:
                     return await self._open_on(connection, protocol)
                 except Unreachable as error:
                     attempts += error.attempts
-            if self._connections.of(peer) or not self._book.of(peer):
+            if self._usable(peer) or not self._book.of(peer):
                 break
         raise Unreachable(peer, attempts or [(protocol, "the connection was lost")])
+
+    def _usable(self, peer: PeerId) -> list[YamuxConnection]:
+        """The connections with ``peer`` that neither side is about to end, the newest first."""
+        return [each for each in reversed(self._connections.of(peer)) if not each.is_ending]
 
     async def _open_on(self, connection: YamuxConnection, protocol: str) -> Stream:
         if not connection.has_room:

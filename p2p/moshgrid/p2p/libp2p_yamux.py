@@ -124,9 +124,14 @@ class YamuxConnection(IMuxedConn):
         return self.driver.session.streams.ever
 
     @property
+    def is_ending(self) -> bool:
+        """True when it is over, or the other side said that it ends it."""
+        return self.driver.session.is_ending
+
+    @property
     def has_room(self) -> bool:
         """False when ``open_stream`` would raise."""
-        return self.driver.session.can_open
+        return not self.driver.session.is_ending and self.driver.session.streams.has_room
 
     async def open_stream(self) -> YamuxStream:
         """A new stream. Raises MuxedStreamError when all places are taken or the connection is over."""

@@ -159,13 +159,13 @@ class YamuxSession(FrameSplitter):
     # Streams of ours.
 
     @property
-    def can_open(self) -> bool:
-        """True when ``open`` would not raise."""
-        return self.over is None and not self._leaving and self.streams.has_room
+    def is_ending(self) -> bool:
+        """True when it is over, or the other side said goodbye."""
+        return self.over is not None or self._leaving
 
     def open(self, now: float) -> StreamState:
         """A new stream. Raises TooManyStreams, or SessionOver."""
-        if self.over is not None or self._leaving:
+        if self.is_ending:
             raise SessionOver(self.over or "the peer takes no new streams")
         stream = self.streams.open(now)
         self._control(wire.WINDOW_UPDATE, wire.SYN, stream.id, 0)
