@@ -100,7 +100,7 @@ class YamuxSession(FrameSplitter):
             return self.fail(OVER_WINDOW)
         if payload and stream.ended_there:
             return self.fail("sent more after the end of a stream")
-        stream.window.credit -= payload
+        stream.window.arrives(payload, now)
         if kind == wire.WINDOW_UPDATE:
             stream.send_window += length
             if stream.send_window >= 2**32:

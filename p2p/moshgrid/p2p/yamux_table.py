@@ -76,7 +76,8 @@ class StreamTable:
     def give_back(self, stream: StreamState, count: int, now: float, rtt: float | None) -> int:
         """The credit that the peer gets for ``count`` bytes that were read; 0 for none yet."""
         before = stream.window.size
-        grant = stream.window.give_back(count, now, rtt, self._limits.growth - self._grown)
+        room = self._limits.growth - self._grown
+        grant = stream.window.give_back(count, now, rtt, room, not stream.buffered)
         self._grown += stream.window.size - before
         return grant
 
