@@ -167,7 +167,7 @@ class Writing:
         while rounds:
             part = rounds[: len(batches(each.record.raw for each in rounds)[0])]
             rounds = rounds[len(part) :]
-            also = set.intersection(*(set(each.targets) for each in part))
+            also = [each for each in part[0].targets if all(each in other.targets for other in part)]
             try:
                 codes = await self.send(peer, [each.record.raw for each in part], prefixes_of(also))
             except (Unreachable, RemoteProtocolError) as error:
