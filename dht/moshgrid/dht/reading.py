@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import trio
 
 from moshgrid.dht.asking import Asker, closer_of
@@ -34,6 +36,12 @@ def merge(into: _Records, records: list[SignedRecord]) -> None:
         held = into.get(record.subkey)
         if held is None or supersedes(record, held):
             into[record.subkey] = record
+
+
+def _point_among(peers: frozenset[PeerId], peer: PeerId) -> int:
+    if peer not in peers:
+        raise ValueError("was not to be asked")
+    return point_of_peer(peer)
 
 
 class Reading:
@@ -99,7 +107,13 @@ class Reading:
             if self._asker.density.is_abnormal(point, done.closest):
                 region = await self._asker.find_region(point)
                 everywhere = Lookup(
-                    point, region, own=self._table.own, need=len(region), alpha=10, thorough=False
+                    point,
+                    region,
+                    own=self._table.own,
+                    need=len(region),
+                    alpha=10,
+                    thorough=False,
+                    distance_point=partial(_point_among, frozenset(region)),
                 )
                 query = GetRecords(self._network, key, closer=False)
                 more = await self._asker.look_up(everywhere, lambda ask: query, heard)

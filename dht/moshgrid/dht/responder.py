@@ -151,7 +151,7 @@ class Responder:
         reach, point = 3 * self._table.k, point_of_key(self._network, record.key)
         if self._table.nearer_than_own(point) < reach:
             return
-        usual = self._density.reach(reach)
+        usual = self._density.reach(2 * reach)
         if usual is None or self._table.own_point ^ point > usual:  # else somebody crowds in on this key
             raise RecordRejected("QUOTA", f"{reach} peers are nearer to the key")
 
