@@ -7,7 +7,6 @@ numbers it found.
 from __future__ import annotations
 
 import os
-import random
 import subprocess
 import sys
 from collections.abc import Callable
@@ -17,7 +16,7 @@ from typing import Any
 import pytest
 import trio
 from dht_attacks import accomplices, ground, some_lie
-from dht_simulation import NETWORK_NAME, Peer, World, each_at_once, identity_of, run_world
+from dht_simulation import NETWORK_NAME, World, each_at_once, run_world
 
 from moshgrid.dht.keys import point_of_key, point_of_peer
 from moshgrid.dht.record import Author

@@ -19,6 +19,7 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+import msgspec
 import trio
 
 from moshgrid.dht import DHTConfig, DHTNode, Limits
@@ -85,6 +86,7 @@ class Peer:
     alive: bool = True
     refuses: bool = True
     """When dead: refuses connections at once, as a computer does whose program ended. Else silence."""
+    starting: bool = False
     side: int = 0
 
     @property
@@ -143,26 +145,33 @@ class World:
             node = peer.node = DHTNode(
                 self._host(peer, ()), self.nursery, DHTConfig(limits=FREE, exempt_local=False)
             )
-            chance = random.Random(f"{self.seed}/{peer.id}")
-            for known in (self._old, self._all) if len(self._old) < len(self._all) else (self._all,):
-                at = bisect.bisect(known, (node.table.own_point, peer.id))
-                met = dict.fromkeys(chance.sample(known, min(len(known), 300)))
-                met |= dict.fromkeys(known[max(0, at - 30) : at + 31])
-                order = list(met)
-                chance.shuffle(order)
-                for _, other in order:
-                    node.table.answered(other, 0.0)
-            for point, closest in chance.sample(self._densities, 9):
-                node._asker.density.saw(point, closest)
+            self._fill(node)
         return peer.node
 
+    def _fill(self, node: DHTNode) -> None:
+        own = node.host.peer_id
+        chance = random.Random(f"{self.seed}/{own}")
+        for known in (self._old, self._all) if len(self._old) < len(self._all) else (self._all,):
+            at = bisect.bisect(known, (node.table.own_point, own))
+            met = dict.fromkeys(chance.sample(known, min(len(known), 300)))
+            met |= dict.fromkeys(known[max(0, at - 30) : at + 31])
+            order = list(met)
+            chance.shuffle(order)
+            for _, other in order:
+                node.table.answered(other, 0.0)
+        for point, closest in chance.sample(self._densities, 9):
+            node._asker.density.saw(point, closest)
+
     async def start(self, peer: Peer, bootstrap: Sequence[Peer] = (), **options: Any) -> DHTNode:
-        """Starts a whole node that joins through ``bootstrap``."""
+        """Starts a whole node, with its timers, that joins through ``bootstrap``; settled if asked."""
+        settled = options.pop("settled", False)
         host = self._host(peer, tuple(each.addr for each in bootstrap), options.pop("network", NETWORK_NAME))
         options = {"limits": FREE, "exempt_local": False} | options
-        peer.alive, peer.node = True, None
+        peer.alive, peer.node, peer.starting = True, None, True
         node: DHTNode = await self.nursery.start(self._run, peer, host, DHTConfig(**options))
-        peer.node = node
+        peer.node, peer.starting = node, False
+        if settled:
+            self._fill(node)
         return node
 
     async def _run(self, peer: Peer, host: Host, config: DHTConfig, *, task_status: Any) -> None:
@@ -196,7 +205,8 @@ class World:
         other = self.peers.get(peer)
         await trio.sleep(0.01 * self.rng.randint(1, self.slowest))
         answer = await self._answer(asker, other, query) if other is not None else None
-        self.trace.update(f"{trio.current_time():.3f} {asker.id} {peer} {query} {answer}\n".encode())
+        self.trace.update(b"%d %s %s" % (self.asked, asker.id.encode(), peer.encode()))
+        self.trace.update(msgspec.msgpack.encode((trio.current_time(), query, answer)))
         if answer is None:
             if other is not None and (other.alive or not other.refuses):
                 await trio.sleep(timeout)
@@ -204,10 +214,12 @@ class World:
         return answer
 
     async def _answer(self, asker: Peer, other: Peer, query: Query) -> Answer | None:
-        if not other.alive or not asker.alive or other.side != asker.side:
+        if not other.alive or other.starting or not asker.alive or other.side != asker.side:
             return None
         if other.lie is not None:
             return other.lie(other, asker.id, query)
+        if other.node is None and not self._all:
+            return None  # not started yet
         try:
             return await self.node(other)._answer(asker.id, query)
         except MoshgridError as error:
