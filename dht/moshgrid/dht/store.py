@@ -54,6 +54,7 @@ class RecordStore:
         self._expiries: list[tuple[int, Slot]] = []
         self._lapses: list[tuple[int, Slot]] = []
         self._ranks: list[tuple[bytes, Slot]] = []
+        self._put_at: dict[Slot, int] = {}
         self._count = 0
         self.size = 0
         """Bytes of the envelopes held."""
@@ -68,6 +69,7 @@ class RecordStore:
         slot = (record.key, record.subkey)
         held = self._held(slot)
         if held is not None and held.payload_hash == record.payload_hash:
+            self._put_at[slot] = now_ms
             return Put.HELD
         rival = self._check_floor(slot, record)
         if slot not in self._floors and len(self._floors) >= self._limits.floors:
@@ -77,6 +79,7 @@ class RecordStore:
             self._drop(slot)
         self._make_room(record)
         self._add(slot, record)
+        self._put_at[slot] = now_ms
         return Put.REPLACED_RIVAL if rival else Put.STORED
 
     def get(self, key: bytes, now_ms: int) -> list[SignedRecord]:
@@ -89,6 +92,10 @@ class RecordStore:
         """The live record in one slot, or None."""
         self.expire(now_ms)
         return self._held((key, subkey))
+
+    def put_at(self, record: SignedRecord) -> int:
+        """When somebody last put what is held in this record's slot; 0 when nothing is."""
+        return self._put_at.get((record.key, record.subkey), 0)
 
     def all_keys(self) -> Iterator[bytes]:
         """The keys that have records; some may have expired since the last call that took a time."""
@@ -167,6 +174,7 @@ class RecordStore:
             return
         if not self._records[slot[0]]:
             del self._records[slot[0]]
+        self._put_at.pop(slot, None)
         usage = self._usage[held.author]
         usage.records -= 1
         usage.size -= len(held.raw)
