@@ -23,7 +23,7 @@ PER_POINT = 8
 """How many peers hold a key near each point of its region."""
 _POINTS = 16
 _LEAST, _KEPT = 5, 32
-_ABNORMAL = 3
+_ABNORMAL = 2.5
 
 
 class Density:
@@ -47,7 +47,7 @@ class Density:
     def is_abnormal(self, point: int, closest: Sequence[PeerId]) -> bool:
         """True when the ``k`` nearest of ``point`` are far nearer than they should be.
 
-        A third: with honest peers only, this happens to one key in some thousands.
+        Two and a half times: with honest peers only, this happens to one key in some thousands.
         """
         usual = self.reach(self._k)
         if usual is None or len(closest) < self._k:
