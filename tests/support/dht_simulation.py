@@ -134,7 +134,7 @@ class World:
         later = {peer.id for peer in late}
         self._all = sorted((point_of_peer(peer), peer) for peer in self.peers)
         self._old = [each for each in self._all if each[1] not in later]
-        for _ in range(16):
+        for _ in range(24):
             point = self.rng.getrandbits(256)
             nearest = heapq.nsmallest(20, self._all, key=lambda each, at=point: each[0] ^ at)  # type: ignore[misc]
             self._densities.append((point, [peer for _, peer in nearest]))
@@ -159,7 +159,7 @@ class World:
             chance.shuffle(order)
             for _, other in order:
                 node.table.answered(other, 0.0)
-        for point, closest in chance.sample(self._densities, 9):
+        for point, closest in chance.sample(self._densities, 16):
             node._asker.density.saw(point, closest)
 
     async def start(self, peer: Peer, bootstrap: Sequence[Peer] = (), **options: Any) -> DHTNode:
