@@ -91,7 +91,7 @@ class DHTNode:
         self._responder = Responder(
             network, reader, namespaces, self.store, self.table, watchers,
             records.entry, self._asker.introduced, self._watching.watched, Rates(limits),
-            self._asker.density, config.client,
+            self._asker.density, config.client, placing,
         )  # fmt: skip
 
     @classmethod

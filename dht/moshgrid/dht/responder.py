@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from moshgrid.dht.density import Density
+from moshgrid.dht.diversity import Place, Placing
 from moshgrid.dht.keys import names, point_of_key, point_of_peer, point_prefix
 from moshgrid.dht.namespaces import Namespaces
 from moshgrid.dht.rates import Rates
@@ -88,6 +89,7 @@ class Responder:
         rates: Rates,
         density: Density | None = None,
         client: bool = False,
+        placing: Placing = lambda peer: None,
     ) -> None:
         self._network = network
         self._reader = reader
@@ -101,6 +103,7 @@ class Responder:
         self._rates = rates
         self._density = density or Density(table.k)
         self._client = client
+        self._placing = placing
 
     def answer(self, query: Query, sender: PeerId, now_ms: int) -> Reply:
         """Answers one query."""
@@ -125,8 +128,13 @@ class Responder:
             case Push(records=records):
                 return self._receive(records, sender, now_ms)
 
-    def put(self, record: SignedRecord, also: bytes, now_ms: int) -> tuple[bytes, list[Effect]]:
-        """Stores one verified record; returns the reject code, empty when it is held, and effects."""
+    def put(
+        self, record: SignedRecord, also: bytes, now_ms: int, place: Place | None = None
+    ) -> tuple[bytes, list[Effect]]:
+        """Stores one verified record that came from ``place``.
+
+        Returns the reject code, empty when it is held, and effects.
+        """
         try:
             self._namespaces.check(record, now_ms)
         except RecordRejected as error:
@@ -134,7 +142,7 @@ class Responder:
         code = b""
         try:
             self._check_near(record)
-            self._store.put(record, now_ms)
+            self._store.put(record, now_ms, place)
         except RecordRejected as error:
             code = refused_as(error)
             if error.code != "QUOTA":
@@ -186,14 +194,14 @@ class Responder:
         return Found(records, closer, more=len(records) < len(held))
 
     def _put(self, query: PutRecords, sender: PeerId, now_ms: int) -> Reply:
-        codes, effects = [], list[Effect]()
+        codes, effects, place = [], list[Effect](), self._placing(sender)
         for raw in query.records:
             try:
                 record = self._read(raw, sender, now_ms)
             except RecordRejected as error:
                 codes.append(refused_as(error))
                 continue
-            code, more = self.put(record, query.also, now_ms)
+            code, more = self.put(record, query.also, now_ms, place)
             codes.append(code)
             effects += more
         return Reply(Taken(codes), effects)
