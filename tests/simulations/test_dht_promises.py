@@ -149,7 +149,7 @@ def test_d4_identities_ground_next_to_a_key_do_not_hide_it(
 
 
 def attack(
-    seed: int, size: int, count: int, place: Callable[[int], str], established: bool
+    seed: int, size: int, count: int, place: Callable[[int], str], established: bool, nearer_than: int = 19
 ) -> tuple[list[Any], str]:
     """The values read under a key that ``count`` identities crowd in on, and the trace hash."""
 
@@ -157,7 +157,7 @@ def attack(
         world.add_many(size)
         key = f"victim{seed}"
         target = point_of_key(NETWORK, key.encode())
-        within = sorted(point_of_peer(peer) ^ target for peer in world.peers)[19]
+        within = sorted(point_of_peer(peer) ^ target for peer in world.peers)[nearer_than]
         sybils = ground(world.rng, target, within, count)
         writer, reader = world.rng.sample(world.honest, 2)
         old = Author(writer.identity, NETWORK).sign(key.encode(), b"\x00", 3_600_000, 1_700_000_000_000)
@@ -170,3 +170,15 @@ def attack(
         return [record.value for record in (await world.node(reader).get_all(key)).values()]
 
     return run_world(main, seed)
+
+
+@pytest.mark.parametrize("trials", whole_and_sample(2, 60))
+def test_three_identities_nearest_to_a_key_do_not_bring_back_what_was_replaced(trials: int) -> None:
+    """Each in a range of its own; too few to make the neighbourhood abnormal."""
+    outcomes = [
+        attack(900 + trial, SIZE, 3, lambda n: f"/ip4/{80 + n}.1.1.1/tcp/1", True, nearer_than=0)
+        for trial in range(trials)
+    ]
+    newest = sum(values == [1] for values, _ in outcomes)
+    print(f"\nThree nearest, seeds 900-{899 + trials}: {newest}/{trials} read the newest")
+    assert newest == trials

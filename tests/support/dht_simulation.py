@@ -111,6 +111,8 @@ class World:
         self.slowest = 10
         """Round trips take 10 ms to so many times 10 ms."""
         self.trace = hashlib.sha256()
+        self.listener: Callable[[PeerId, PeerId, Query, Answer | None], None] = lambda *_: None
+        """Hears of every question: who asked whom what, and the answer."""
         self._old: list[tuple[int, PeerId]] = []
         self._all: list[tuple[int, PeerId]] = []
         self._densities: list[tuple[int, list[PeerId]]] = []
@@ -207,6 +209,7 @@ class World:
         answer = await self._answer(asker, other, query) if other is not None else None
         self.trace.update(b"%d %s %s" % (self.asked, asker.id.encode(), peer.encode()))
         self.trace.update(msgspec.msgpack.encode((trio.current_time(), query, answer)))
+        self.listener(asker.id, peer, query, answer)
         if answer is None:
             if other is not None and (other.alive or not other.refuses):
                 await trio.sleep(timeout)

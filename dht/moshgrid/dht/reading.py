@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from functools import partial
 
 import trio
@@ -13,6 +14,7 @@ from moshgrid.dht.lookup import Done, Lookup
 from moshgrid.dht.namespaces import Namespaces
 from moshgrid.dht.record import RecordReader, SignedRecord, supersedes
 from moshgrid.dht.routing import RoutingTable
+from moshgrid.dht.seen_records import SeenRecords, witnesses
 from moshgrid.dht.shortlists import Shortlists
 from moshgrid.dht.store import RecordStore
 from moshgrid.dht.wire import Answer, Found, GetRecords
@@ -30,7 +32,7 @@ _MAX_PAGES = 8
 _Records = dict[bytes, SignedRecord]
 
 
-def merge(into: _Records, records: list[SignedRecord]) -> None:
+def merge(into: _Records, records: Iterable[SignedRecord]) -> None:
     """Adds records of one key by subkey, keeping the one that supersedes."""
     for record in records:
         held = into.get(record.subkey)
@@ -70,6 +72,7 @@ class Reading:
         self._shortlists = shortlists
         self._writing = writing
         self._nursery = nursery
+        self._seen = SeenRecords()
 
     async def get(self, key: bytes) -> tuple[dict[bytes, SignedRecord], int]:
         """The merged records by subkey, tombstones too, and how many peers answered."""
@@ -93,7 +96,10 @@ class Reading:
                 answers[peer] = answer
 
         done = await self._asker.look_up(lookup, lambda ask: query, heard)
-        if self._doubtful(answers, key) or self._crowded(point, answers):
+        seen = self._seen.of(key, self._host.clock.wall_ms())
+        if not self._doubtful(answers, key):
+            done = await self._ask_witnesses(point, query, seeds, done, answers, heard)
+        if self._doubtful(answers, key, seen) or self._crowded(point, answers):
             # Somebody hides, lags or lies, or nobody ever put it: the k nearest will tell.
             paths = DisjointLookup(
                 point,
@@ -119,12 +125,13 @@ class Reading:
                 more = await self._asker.look_up(everywhere, lambda ask: query, heard)
                 done = Done(tuple(dict.fromkeys([*done.closest, *more.closest])), done.complete)
         merged: dict[bytes, SignedRecord] = {}
-        merge(merged, self._store.get(key, self._host.clock.wall_ms()))
+        merge(merged, [*self._store.get(key, self._host.clock.wall_ms()), *seen])
         theirs: dict[PeerId, dict[bytes, SignedRecord]] = {}
         for peer in done.closest:
             if (answer := answers.get(peer)) is not None:
                 theirs[peer] = await self._all_pages(peer, key, answer)
                 merge(merged, list(theirs[peer].values()))
+        self._seen.saw(key, merged.values(), self._host.clock.wall_ms())
         self._mend(merged, theirs)
         return merged, len(theirs)
 
@@ -134,13 +141,41 @@ class Reading:
         nearest = sorted(named, key=lambda peer: point_of_peer(peer) ^ point)[: self._table.k]
         return self._asker.density.is_abnormal(point, nearest)
 
-    def _doubtful(self, answers: dict[PeerId, Found], key: bytes) -> bool:
-        """True when the nearest do not say the same, or say that there is nothing."""
+    async def _ask_witnesses(
+        self,
+        point: int,
+        query: GetRecords,
+        seeds: list[PeerId],
+        done: Done,
+        answers: dict[PeerId, Found],
+        heard: Callable[[PeerId, Answer], None],
+    ) -> Done:
+        """The nearest agree; they may be one. Asks two more of those that should know, by chance."""
+        named = {*seeds, *answers, *(peer for answer in answers.values() for peer in closer_of(answer))}
+        named.discard(self._table.own)
+        chosen = witnesses(point, named, answers, self._table.k, self._host.rng)
+        if not chosen:
+            return done
+        lookup = Lookup(
+            point,
+            chosen,
+            own=self._table.own,
+            need=len(chosen),
+            thorough=False,
+            distance_point=partial(_point_among, frozenset(chosen)),
+        )
+        more = await self._asker.look_up(lookup, lambda ask: query, heard)
+        return Done((*done.closest, *more.closest), done.complete)
+
+    def _doubtful(self, answers: dict[PeerId, Found], key: bytes, seen: Iterable[SignedRecord] = ()) -> bool:
+        """True when the nearest do not say the same, say that there is nothing, or less than was seen."""
         views = {
             frozenset((record.subkey, record.seq) for record in self._read(answer.records, key))
             for answer in answers.values()
         }
-        return len(views) > 1 or views == {frozenset()}
+        newest = dict(pair for view in views for pair in view)
+        behind = any(newest.get(record.subkey, 0) < record.seq for record in seen)
+        return behind or len(views) > 1 or views == {frozenset()}
 
     async def _all_pages(self, peer: PeerId, key: bytes, answer: Found) -> dict[bytes, SignedRecord]:
         records: dict[bytes, SignedRecord] = {}
