@@ -37,7 +37,7 @@ from moshgrid.dht.wire import (
 from moshgrid.p2p.errors import RecordRejected
 from moshgrid.p2p.identity import PeerId
 
-__all__ = ["Introduced", "Reply", "Responder", "Saw", "TellWatcher"]
+__all__ = ["Equivocated", "Introduced", "Reply", "Responder", "Saw", "TellWatcher"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +61,15 @@ class Introduced:
     entry: PeerEntry
 
 
-Effect = Saw | TellWatcher | Introduced
+@dataclass(frozen=True, slots=True)
+class Equivocated:
+    """An author signed two payloads under one seq: ``held`` was here, ``came`` came."""
+
+    held: SignedRecord
+    came: SignedRecord
+
+
+Effect = Saw | TellWatcher | Introduced | Equivocated
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,14 +148,18 @@ class Responder:
         except RecordRejected as error:
             return refused_as(error), []
         code = b""
+        effects: list[Effect] = []
+        held = self._store.find(record.key, record.subkey, now_ms)
+        if held is not None and held.seq == record.seq and held.payload_hash != record.payload_hash:
+            effects.append(Equivocated(held, record))
         try:
             self._check_near(record)
             self._store.put(record, now_ms, place)
         except RecordRejected as error:
             code = refused_as(error)
             if error.code != "QUOTA":
-                return code, []
-        effects: list[Effect] = [Saw(record)]
+                return code, effects
+        effects.append(Saw(record))
         if not code:
             effects += map(TellWatcher, self._watchers.stored(record, also, now_ms))
         return code, effects
