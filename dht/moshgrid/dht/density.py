@@ -49,10 +49,11 @@ class Density:
 
         Two and a half times: with honest peers only, this happens to one key in some thousands.
         """
-        usual = self.reach(self._k)
-        if usual is None or len(closest) < self._k:
+        count = min(len(closest), self._k)  # one less when whoever asks is among the nearest itself
+        usual = self.reach(count)
+        if usual is None or count < self._k - 1:
             return False
-        return (point_of_peer(closest[self._k - 1]) ^ point) * _ABNORMAL < usual
+        return (point_of_peer(closest[count - 1]) ^ point) * _ABNORMAL < usual
 
     def region(self, point: int) -> list[int]:
         """The points near which a crowded key is held too: the same for everybody, nearly."""

@@ -239,6 +239,11 @@ class RoutingTable:
                 break
         return True
 
+    def met_beside(self, point: int) -> tuple[int, int]:
+        """How many peers of the bucket of ``point`` answered, and how wide its range is."""
+        index = (point ^ self.own_point).bit_length()
+        return len(self._buckets[index]) + len(self._waiting[index]), 1 << max(0, index - 1)
+
     def is_waiting(self, peer: PeerId) -> bool:
         """True when the peer answered and its bucket has no place for it."""
         return peer in self._places(peer)[1]
