@@ -1,23 +1,26 @@
 """Hops and questions of a lookup by network size, with the production lookup in a simulation.
 
-usage: python benchmarks/dht_hops.py [--sizes 100 1000] [--lookups 200] [--png FILE] [--json]
+usage: python benchmarks/dht_hops.py [--sizes 100 1000 10000] [--lookups 200] [--png FILE] [--json]
 """
 
 import argparse
 import json
-import random
 import statistics
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests/support"))
 
-from dht_simulation import open_dht
+from dht_simulation import World, run_world
+
+from moshgrid.dht.asking import closer_of
+from moshgrid.dht.wire import Answer, FindNode
+from moshgrid.p2p.identity import PeerId
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="hops and questions of a lookup")
-    parser.add_argument("--sizes", type=int, nargs="+", default=[100, 1000])
+    parser.add_argument("--sizes", type=int, nargs="+", default=[100, 1000, 10000])
     parser.add_argument("--lookups", type=int, default=200)
     parser.add_argument("--png", type=Path)
     parser.add_argument("--json", action="store_true")
@@ -37,15 +40,7 @@ def main() -> None:
 
 
 def measure(size: int, lookups: int) -> dict[str, float]:
-    net = open_dht(size, seed=size)
-    chance = random.Random(size)
-    peers = list(net.peers.values())
-    hops, questions = [], []
-    for _ in range(lookups):
-        before = net.asked
-        net.find(chance.choice(peers), chance.getrandbits(256))
-        hops.append(net.hops)
-        questions.append(net.asked - before)
+    (hops, questions), _ = run_world(lambda world: look_up(world, size, lookups), seed=size)
     return {
         "nodes": size,
         "hops": round(statistics.mean(hops), 3),
@@ -53,6 +48,28 @@ def measure(size: int, lookups: int) -> dict[str, float]:
         "questions": round(statistics.mean(questions), 2),
         "most_questions": max(questions),
     }
+
+
+async def look_up(world: World, size: int, lookups: int) -> tuple[list[int], list[int]]:
+    """For each lookup how many peers in turn had to be asked to reach the nearest, and how many at all."""
+    peers = world.add_many(size)
+    world.settle()
+    hops, questions = [], []
+    hop: dict[PeerId, int] = {}
+
+    def answered(asker: PeerId, peer: PeerId, query: object, answer: Answer | None) -> None:
+        if isinstance(query, FindNode):
+            for named in closer_of(answer) if answer is not None else []:
+                hop.setdefault(named, hop.get(peer, 1) + 1)
+
+    world.listener = answered
+    for _ in range(lookups):
+        hop.clear()
+        before = world.asked
+        done = await world.node(world.rng.choice(peers))._asker.find_closest(world.rng.getrandbits(256))
+        hops.append(hop.get(done.closest[0], 1))
+        questions.append(world.asked - before)
+    return hops, questions
 
 
 def draw(rows: list[dict[str, float]], file: Path) -> None:

@@ -31,7 +31,7 @@ SLEEPS_ALLOWED = {
     "tests/p2p/test_strangers.py": "looks at another process's memory again and again",
     "tests/p2p/test_requests.py": "handlers that are slow on purpose, over both networks",
 }
-VIRTUAL_TIME = re.compile(r"run_virtual|MockClock")
+VIRTUAL_TIME = re.compile(r"run_virtual|run_world|MockClock")
 
 
 def _name(path: Path) -> str:

@@ -13,9 +13,10 @@ from moshgrid.dht.limits import Limits
 from moshgrid.dht.namespaces import Namespaces
 from moshgrid.dht.rates import Rates
 from moshgrid.dht.record import RecordReader, SignedRecord
-from moshgrid.dht.responder import Introduced, Reply, Responder, Saw, TellWatcher
+from moshgrid.dht.responder import Equivocated, Introduced, Reply, Responder, Saw, TellWatcher
 from moshgrid.dht.routing import RoutingTable
 from moshgrid.dht.store import RecordStore
+from moshgrid.dht.values import Record
 from moshgrid.dht.watchers import Watchers
 from moshgrid.dht.wire import (
     FindNode,
@@ -32,6 +33,7 @@ from moshgrid.dht.wire import (
     Watch,
     entry_of,
 )
+from moshgrid.p2p.errors import RecordRejected
 from moshgrid.p2p.host import network_id
 from moshgrid.p2p.identity import Identity, PeerId, peer_id_from_public_key
 
@@ -54,10 +56,11 @@ class Bench:
     def __post_init__(self) -> None:
         self.store = RecordStore(OWN, self.limits)
         self.table = RoutingTable(OWN)
+        self.namespaces = Namespaces()
         self.responder = Responder(
             NET,
             RecordReader(NET),
-            Namespaces(),
+            self.namespaces,
             self.store,
             self.table,
             Watchers(self.limits),
@@ -140,6 +143,40 @@ def test_each_record_of_a_put_gets_its_code(sign: Sign) -> None:
     expired = sign(3, seq=NOW - 60_000, ttl=60_000)
     reply = bench.ask(PutRecords(NET, [new.raw, good.raw, bad, old.raw, expired.raw, good.raw]))
     assert reply.answer == Taken([b"", b"", b"BAD_SIG", b"OLD_SEQ", b"EXPIRED", b""])
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_whoever_signs_two_payloads_under_one_seq_is_found_out(sign: Sign, first: int) -> None:
+    bench = Bench()
+    one, other = sorted((sign(1, value=b"\x01"), sign(1, value=b"\x02")), key=lambda r: r.payload_hash)
+    held, came = (one, other) if first == 0 else (other, one)
+    bench.ask(PutRecords(NET, [held.raw]))
+    reply = bench.ask(PutRecords(NET, [came.raw]))
+    assert reply.answer == Taken([b"EQUIVOCATION" if first == 0 else b""])
+    assert Equivocated(held, came) in reply.effects
+    found = bench.ask(GetRecords(NET, b"k", closer=False)).answer
+    assert isinstance(found, Found) and found.records == [one.raw], "the same everywhere"
+    assert not any(isinstance(e, Equivocated) for e in bench.ask(PutRecords(NET, [one.raw])).effects)
+
+
+def test_what_the_namespace_refuses_is_neither_stored_nor_pushed_on(sign: Sign) -> None:
+    bench, closed = Bench(watched={b"shut/k", b"k"}), sign(1, key="shut/k")
+    assert bench.ask(PutRecords(NET, [closed.raw])).answer == Taken([b"SCHEMA"])
+    assert len(bench.store) == 0
+    odd = sign(2, key="k", value=b"\xc1")
+    bench.namespaces.register(Text())
+    assert bench.ask(PutRecords(NET, [odd.raw])).answer == Taken([b"SCHEMA"])
+    assert not bench.ask(Push(NET, [odd.raw])).effects
+
+
+class Text:
+    """Holds text only, under keys without a slash."""
+
+    namespace, max_ttl_ms, max_value = "", 3_600_000, 1_024
+
+    def validate(self, record: Record, now_ms: int) -> None:
+        if not isinstance(record.value, str):
+            raise RecordRejected("SCHEMA", "is no text")
 
 
 def test_a_long_answer_is_paged(sign: Sign) -> None:

@@ -1,17 +1,26 @@
 """Ed25519 signatures on which implementations disagree: every peer must refuse them.
 
-The cases are those of Chalkias, Garillot & Nikolaenko 2020, "Taming the many EdDSAs" (table 6), made here
-from their definition: small-order public keys and R, mixed-order ones, S beyond the group order, and
-points in non-canonical form. A mixed-order key with a signature that holds without multiplying by the
-cofactor is not told apart from an honest one by anybody; such a key harms its owner only.
+The cases are those of Chalkias, Garillot & Nikolaenko 2020, "Taming the many EdDSAs": their twelve published
+vectors (ed25519-speccheck, cases.json), and more made here from their definition: small-order public keys
+and R, mixed-order ones, S beyond the group order, and points in non-canonical form. A mixed-order key
+with a signature that holds without multiplying by the cofactor is not told apart from an honest one by
+anybody; such a key harms its owner only.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
+from pathlib import Path
 
 import pytest
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
+from moshgrid.averaging import round_driver
+from moshgrid.p2p import envelope, identity, signed_key
+from moshgrid.p2p.canonical import encode_fields
+from moshgrid.p2p.errors import RecordRejected
 from moshgrid.p2p.identity import Identity, verify
 
 P = 2**255 - 19
@@ -153,3 +162,54 @@ def test_keys_and_r_in_non_canonical_form_are_refused(low: int, sign: int) -> No
         s = challenge(form, key, message) * secret % L
         assert not verify(key, form + scalar(s), message)
     assert not verify((1 | 1 << 255).to_bytes(32, "little"), encode((0, 1)) + scalar(0), b"m")
+
+
+PUBLISHED = json.loads(Path(__file__).with_name("ed25519_speccheck.json").read_text())
+ACCEPTED = {3}
+"""Key and R of mixed order, and the equation holds as it stands: plain valid, and told apart by nobody."""
+
+
+def openssl_accepts(key: bytes, signature: bytes, message: bytes) -> bool:
+    try:
+        Ed25519PublicKey.from_public_bytes(key).verify(signature, message)
+    except (InvalidSignature, ValueError):
+        return False
+    return True
+
+
+def test_each_published_vector_has_its_verdict_and_openssl_alone_would_differ() -> None:
+    cases = [
+        [bytes.fromhex(case[name]) for name in ("pub_key", "signature", "message")] for case in PUBLISHED
+    ]
+    assert len(cases) == 12
+    assert {number for number, case in enumerate(cases) if verify(*case)} == ACCEPTED
+    assert {number for number, case in enumerate(cases) if openssl_accepts(*case)} == {0, 1, 2, 3, 11}
+
+
+@pytest.mark.parametrize("number", range(12))
+def test_envelopes_give_the_published_vectors_the_same_verdict(
+    number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key, signature, message = (
+        bytes.fromhex(PUBLISHED[number][n]) for n in ("pub_key", "signature", "message")
+    )
+    monkeypatch.setattr(envelope, "_signed_bytes", lambda *_: message)
+    raw = encode_fields({1: encode_fields({1: 1, 2: key}), 2: b"/t", 3: b"p", 5: signature})
+    try:
+        opened = envelope.open_envelope(raw, "d", b"/t", 999)
+    except RecordRejected as error:
+        assert error.code == "BAD_SIG" and number not in ACCEPTED
+    else:
+        assert opened.public_key == key and number in ACCEPTED
+
+
+def test_every_path_checks_signatures_by_the_same_function() -> None:
+    for module in (envelope, signed_key, round_driver):
+        assert module.verify is identity.verify
+    sources = Path(__file__).parents[2].glob("*/moshgrid/**/*.py")
+    for file in sources:
+        text = file.read_text()
+        if file.name != "identity.py":
+            assert "VerifyKey" not in text and "Ed25519PublicKey.from_public" not in text, (
+                f"{file} checks signatures itself"
+            )

@@ -265,6 +265,14 @@ TestNeverServesLower.settings = settings(
 )
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(3000)
+class TestNeverServesLowerInAHundredThousandSteps(NeverServesLower.TestCase):  # type: ignore[name-defined,misc]
+    settings = settings(
+        max_examples=2_500, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
+    )
+
+
 def test_peer_ids_of_the_fakes_differ() -> None:
     assert len({*AUTHORS, OWN}) == 4
     with pytest.raises(ValueError, match="base58"):

@@ -172,6 +172,30 @@ def test_whoever_has_a_wrong_clock_is_told(
     assert ("clock is" in caplog.text) == (abs(ahead_ms) > 3_000)
 
 
+def test_clocks_half_a_minute_off_refuse_no_good_record(swarm: Any) -> None:
+    async def main() -> None:
+        async with swarm(1) as net, trio.open_nursery() as nursery:
+            nodes = []
+            for number in range(12):  # a third of them are off
+                ahead = (29_000, -29_000)[number % 2] if number % 3 == 0 else 0
+                clock = VirtualClock(1_700_000_000_000 + ahead)
+                nodes.append(
+                    await start(
+                        net, number, nursery, config=DHTConfig(), bootstrap=net.bootstrap, clock=clock
+                    )
+                )
+            await trio.sleep(30)
+            for number, node in enumerate(nodes):
+                report = await node.put("k", number, ttl=120, suffix=str(number), acks=20)
+                assert not report.refused and len(report.stored_at) >= 12
+            for node in nodes:
+                records = await node.get_all("k")
+                assert {record.value for record in records.values()} == set(range(12))
+            nursery.cancel_scope.cancel()
+
+    run_virtual(main)
+
+
 def test_holders_bring_a_record_to_those_that_took_the_places_of_the_dead(swarm: Any) -> None:
     async def main() -> None:
         async with swarm(40) as net:

@@ -1,238 +1,311 @@
-"""A thousand peers without an event loop: production tables, stores, responders and lookups.
+"""Thousands of whole DHT nodes in virtual time, on a network that hands questions over as objects.
 
-A question is answered at once, by the other peer's own Responder; a dead or cut-off one fails it. What a
-node does to get and put is written down here as it is in reading.py and writing.py, over the same
-machines. One reader checks the (real) signatures for all, so that each costs once.
+Every peer is a production ``DHTNode``: its tables, lookups, stores, joining, republishing and timers. Only
+what is below the request seam is replaced: a question takes a random while and reaches the other node's
+own handler, or fails as on a real network. Signatures are a keyed hash that everybody can check, and are
+counted, unless ``real_signatures`` is asked for.
+
+A *settled* peer begins with the table it would have after a while, and is built when it is first asked.
 """
 
 from __future__ import annotations
 
+import bisect
 import hashlib
+import heapq
 import random
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
-from moshgrid.dht.density import PER_POINT, Density
-from moshgrid.dht.disjoint_paths import DisjointLookup
-from moshgrid.dht.diversity import Place
-from moshgrid.dht.keys import peer_bytes, point_of_key, point_of_peer, prefixes_of
-from moshgrid.dht.limits import Limits
-from moshgrid.dht.lookup import MAX_SKIP, Answered, Ask, Done, Event, Failed, Lookup
-from moshgrid.dht.namespaces import Namespaces
-from moshgrid.dht.rates import Rates
-from moshgrid.dht.record import Author, RecordReader, SignedRecord
-from moshgrid.dht.responder import Responder
-from moshgrid.dht.routing import RoutingTable
-from moshgrid.dht.store import RecordStore
-from moshgrid.dht.views import doubtful, merge
-from moshgrid.dht.watchers import Watchers
-from moshgrid.dht.wire import Answer, FindNode, Found, GetRecords, PeerEntry, PutRecords, Query, Taken
-from moshgrid.p2p.errors import RecordRejected
-from moshgrid.p2p.identity import Identity, PeerId
+import msgspec
+import trio
 
-START_MS = 1_700_000_000_000
+from moshgrid.dht import DHTConfig, DHTNode, Limits
+from moshgrid.dht.keys import point_of_peer
+from moshgrid.dht.wire import KAD, Answer, Query
+from moshgrid.p2p import envelope
+from moshgrid.p2p.clock import VirtualClock
+from moshgrid.p2p.errors import MoshgridError, RemoteProtocolError, Unreachable
+from moshgrid.p2p.event_log import EventLog
+from moshgrid.p2p.host import Host
+from moshgrid.p2p.identity import Identity, PeerId, peer_id_from_public_key
+from moshgrid.p2p.testing import run_virtual
+
 FREE = Limits(puts_per_second=1e9, puts_at_once=1e9, signatures_per_second=1e9)
+NETWORK_NAME = "simulated"
+Result = TypeVar("Result")
 
-Lie = Callable[["Peer", Query], Answer | None]
+
+def _fake_signature(public_key: bytes, message: bytes) -> bytes:
+    return hashlib.blake2b(message, key=public_key).digest()
+
+
+class FakeIdentity(Identity):
+    """Signs with a hash that anybody could make: fast, and as good where nobody forges."""
+
+    def __init__(self, public_key: bytes) -> None:
+        self.public_key = public_key
+        self.peer_id = peer_id_from_public_key(public_key)
+
+    def sign(self, message: bytes) -> bytes:
+        return _fake_signature(self.public_key, message)
+
+
+@contextmanager
+def fake_signatures() -> Iterator[list[int]]:
+    """Envelopes hold fake signatures meanwhile; yields how many were checked."""
+    checked, real = [0], envelope.verify
+
+    def verify(public_key: bytes, signature: bytes, message: bytes) -> bool:
+        checked[0] += 1
+        return signature == _fake_signature(public_key, message)
+
+    envelope.verify = verify
+    try:
+        yield checked
+    finally:
+        envelope.verify = real
+
+
+def identity_of(number: int, real: bool = False) -> Identity:
+    if real:
+        return Identity.from_seed(number.to_bytes(32))
+    return FakeIdentity(hashlib.sha256(b"simulated %d" % number).digest())
 
 
 @dataclass(eq=False)
 class Peer:
-    """One simulated peer; ``lie`` answers in place of its responder."""
+    """One simulated peer; ``lie`` answers in place of its node."""
 
-    id: PeerId
-    table: RoutingTable
-    store: RecordStore
-    responder: Responder
+    identity: Identity
+    addr: str
     lie: Lie | None = None
-
-
-@dataclass
-class DHTSimulation:
-    """Everybody, the time, and who cannot hear whom."""
-
-    seed: int
-    network: bytes = bytes(16)
-    limits: Limits = FREE
-    now: float = 0.0
-    peers: dict[PeerId, Peer] = field(default_factory=dict)
-    places: dict[PeerId, Place] = field(default_factory=dict)
-    side: dict[PeerId, int] = field(default_factory=dict)
-    asked: int = 0
-    hops: int = 0
-    """Of the last lookup: how many peers in turn had to be asked to hear of the nearest and reach it."""
-
-    def __post_init__(self) -> None:
-        self.rng = random.Random(self.seed)
-        self.reader = RecordReader(self.network, remember=1_000_000)
-        self.density = Density()
-        self.trace = hashlib.sha256()
+    node: DHTNode | None = None
+    alive: bool = True
+    refuses: bool = True
+    """When dead: refuses connections at once, as a computer does whose program ended. Else silence."""
+    starting: bool = False
+    side: int = 0
 
     @property
-    def now_ms(self) -> int:
-        return START_MS + round(self.now * 1000)
+    def id(self) -> PeerId:
+        return self.identity.peer_id
 
-    def add(self, peer: PeerId, place: Place | None = None, lie: Lie | None = None) -> Peer:
-        """A peer that knows nobody yet."""
-        if place is not None:
-            self.places[peer] = place
-        table = RoutingTable(peer, placing=self.places.get)
-        store = RecordStore(peer, self.limits, secret=peer_bytes(peer)[-16:])
-        watchers = Watchers(self.limits)
-        responder = Responder(
-            self.network, self.reader, Namespaces(), store, table, watchers,
-            lambda other: PeerEntry(peer_bytes(other)), (), lambda key: False,
-            Rates(self.limits), self.density,
-        )  # fmt: skip
-        made = self.peers[peer] = Peer(peer, table, store, responder, lie)
-        return made
 
-    def introduce_all(self) -> None:
-        """Fills the tables as they are after a while: whoever was heard of first, and the neighbours."""
-        ids = list(self.peers)
-        by_point = sorted(ids, key=point_of_peer)
-        rank = {peer: at for at, peer in enumerate(by_point)}
-        for own in self.peers.values():
-            near = by_point[max(0, rank[own.id] - 30) : rank[own.id] + 31]
-            for peer in [*self.rng.sample(ids, min(len(ids), 300)), *near]:
-                if peer != own.id:
-                    own.table.answered(peer, self.now)
+Lie = Callable[[Peer, PeerId, Query], Answer | None]
+"""What a liar, asked by somebody, answers; None: nothing."""
 
-    def measure_density(self, who: Peer, times: int = 9) -> None:
-        """What bucket refreshes teach about how dense the network is."""
-        for _ in range(times):
+
+class World:
+    """Everybody, and who cannot hear whom. Use ``run_world``."""
+
+    def __init__(self, seed: int, nursery: trio.Nursery, real_signatures: bool = False) -> None:
+        self.seed = seed
+        self.rng = random.Random(seed)
+        self.nursery = nursery
+        self.real = real_signatures
+        self.peers: dict[PeerId, Peer] = {}
+        self.asked = 0
+        self.slowest = 10
+        """Round trips take 10 ms to so many times 10 ms."""
+        self.trace = hashlib.sha256()
+        self.listener: Callable[[PeerId, PeerId, Query, Answer | None], None] = lambda *_: None
+        """Hears of every question: who asked whom what, and the answer."""
+        self._old: list[tuple[int, PeerId]] = []
+        self._all: list[tuple[int, PeerId]] = []
+        self._densities: list[tuple[int, list[PeerId]]] = []
+
+    # Who there is
+
+    def add(self, identity: Identity, addr: str | None = None, lie: Lie | None = None) -> Peer:
+        """A peer that knows nobody and is known by nobody yet."""
+        number = len(self.peers)
+        addr = addr or f"/ip4/{30 + number // 7 // 200}.{number // 7 % 200}.{number % 250}.1/tcp/1"
+        peer = Peer(identity, f"{addr}/p2p/{identity.peer_id}", lie)
+        self.peers[peer.id] = peer
+        return peer
+
+    def add_many(self, count: int, first: int = 1) -> list[Peer]:
+        return [self.add(identity_of(first + number, self.real)) for number in range(count)]
+
+    def settle(self, late: Iterable[Peer] = ()) -> None:
+        """Everybody knows some of all and all that are near, met in a random order, those in ``late``
+        after all others."""
+        later = {peer.id for peer in late}
+        self._all = sorted((point_of_peer(peer), peer) for peer in self.peers)
+        self._old = [each for each in self._all if each[1] not in later]
+        for _ in range(24):
             point = self.rng.getrandbits(256)
-            self.density.saw(point, self.find(who, point).closest)
+            nearest = heapq.nsmallest(20, self._all, key=lambda each, at=point: each[0] ^ at)  # type: ignore[misc]
+            self._densities.append((point, [peer for _, peer in nearest]))
 
-    def crash(self, peers: Iterable[PeerId]) -> None:
+    def node(self, peer: Peer) -> DHTNode:
+        """The node of a settled peer, made when it is first needed."""
+        if peer.node is None:
+            node = peer.node = DHTNode(
+                self._host(peer, ()), self.nursery, DHTConfig(limits=FREE, exempt_local=False)
+            )
+            self._fill(node)
+        return peer.node
+
+    def _fill(self, node: DHTNode) -> None:
+        own = node.host.peer_id
+        chance = random.Random(f"{self.seed}/{own}")
+        for known in (self._old, self._all) if len(self._old) < len(self._all) else (self._all,):
+            at = bisect.bisect(known, (node.table.own_point, own))
+            met = dict.fromkeys(chance.sample(known, min(len(known), 300)))
+            met |= dict.fromkeys(known[max(0, at - 30) : at + 31])
+            order = list(met)
+            chance.shuffle(order)
+            for _, other in order:
+                node.table.answered(other, 0.0)
+        for point, closest in chance.sample(self._densities, 16):
+            node._asker.density.saw(point, closest)
+
+    async def start(self, peer: Peer, bootstrap: Sequence[Peer] = (), **options: Any) -> DHTNode:
+        """Starts a whole node, with its timers, that joins through ``bootstrap``; settled if asked."""
+        settled = options.pop("settled", False)
+        host = self._host(peer, tuple(each.addr for each in bootstrap), options.pop("network", NETWORK_NAME))
+        options = {"limits": FREE, "exempt_local": False} | options
+        peer.alive, peer.node, peer.starting = True, None, True
+        node: DHTNode = await self.nursery.start(self._run, peer, host, DHTConfig(**options))
+        peer.node, peer.starting = node, False
+        if settled:
+            self._fill(node)
+        return node
+
+    async def _run(self, peer: Peer, host: Host, config: DHTConfig, *, task_status: Any) -> None:
+        async with trio.open_nursery() as nursery:
+            object.__setattr__(host, "nursery", nursery)
+            task_status.started(await DHTNode.of(host, config))
+            await trio.sleep_forever()
+
+    def crash(self, peers: Iterable[Peer], refuses: bool = True) -> None:
         for peer in peers:
-            del self.peers[peer]
+            peer.alive, peer.refuses = False, refuses
+            if peer.node is not None and peer.node.host.nursery is not self.nursery:
+                peer.node.host.nursery.cancel_scope.cancel()
 
-    def ask(self, who: Peer, peer: PeerId, query: Query) -> Answer | None:
-        """The answer; None when there is none. The asker's table learns from it either way."""
+    @property
+    def honest(self) -> list[Peer]:
+        """The living that do not lie."""
+        return [peer for peer in self.peers.values() if peer.alive and peer.lie is None]
+
+    def nodes(self) -> list[DHTNode]:
+        return [peer.node for peer in self.honest if peer.node is not None]
+
+    def nearest(self, point: int, count: int = 20) -> list[Peer]:
+        """The living and honest nearest to ``point``."""
+        return heapq.nsmallest(count, self.honest, key=lambda peer: point_of_peer(peer.id) ^ point)
+
+    # What happens between them
+
+    async def ask(self, asker: Peer, peer: PeerId, query: Query, timeout: float) -> Answer:
         self.asked += 1
         other = self.peers.get(peer)
-        answer: Answer | None = None
-        if other is not None and self.side.get(peer) == self.side.get(who.id):
-            if other.lie is not None:
-                answer = other.lie(other, query)
-            else:
-                answer = other.responder.answer(query, who.id, self.now_ms).answer
-        self.trace.update(f"{self.now} {who.id} {peer} {type(query).__name__} {answer is None}\n".encode())
+        await trio.sleep(0.01 * self.rng.randint(1, self.slowest))
+        answer = await self._answer(asker, other, query) if other is not None else None
+        self.trace.update(b"%d %s %s" % (self.asked, asker.id.encode(), peer.encode()))
+        self.trace.update(msgspec.msgpack.encode((trio.current_time(), query, answer)))
+        self.listener(asker.id, peer, query, answer)
         if answer is None:
-            who.table.failed(peer, self.now)
-        else:
-            who.table.answered(peer, self.now)
+            if other is not None and (other.alive or not other.refuses):
+                await trio.sleep(timeout)
+            raise Unreachable(peer, [("simulated", "no answer")])
         return answer
 
-    def run(
-        self, who: Peer, lookup: Lookup | DisjointLookup, question: Callable[[Ask], Query]
-    ) -> tuple[Done, dict[PeerId, Found]]:
-        """One lookup to its end."""
-        answers: dict[PeerId, Found] = {}
-        hop: dict[PeerId, int] = {}
-        effects = list(lookup.start(self.now))
-        while True:
-            effect = effects.pop(0)
-            if isinstance(effect, Done):
-                self.hops = hop.get(effect.closest[0], 1) if effect.closest else 0
-                return effect, answers
-            answer = self.ask(who, effect.peer, question(effect))
-            event: Event = Failed(effect.peer)
-            if isinstance(answer, Found):
-                answers[effect.peer] = answer
-                for entry in answer.closer:
-                    hop.setdefault(entry.peer, hop.get(effect.peer, 1) + 1)
-                event = Answered(effect.peer, [entry.peer for entry in answer.closer])
-            effects += lookup.handle(event, self.now)
+    async def _answer(self, asker: Peer, other: Peer, query: Query) -> Answer | None:
+        if not other.alive or other.starting or not asker.alive or other.side != asker.side:
+            return None
+        if other.lie is not None:
+            return other.lie(other, asker.id, query)
+        if other.node is None and not self._all:
+            return None  # not started yet
+        try:
+            return await self.node(other)._answer(asker.id, query)
+        except MoshgridError as error:
+            raise RemoteProtocolError(other.id, str(error)) from error
 
-    def find(self, who: Peer, point: int) -> Done:
-        """The nearest to ``point``, as Asker.find_closest does."""
-        lookup = Lookup(point, who.table.closest(point, 20), own=who.id, placing=self.places.get)
-        target = point.to_bytes(32)
-        done, _ = self.run(
-            who, lookup, lambda ask: FindNode(self.network, None, target, prefixes_of(ask.skip, MAX_SKIP))
-        )
-        return done
-
-    def region(self, who: Peer, point: int) -> list[PeerId]:
-        """As Asker.find_region does."""
-        parts = (self.find(who, part).closest[:PER_POINT] for part in self.density.region(point))
-        found = dict.fromkeys(peer for part in parts for peer in part)
-        return sorted(found, key=lambda peer: point_of_peer(peer) ^ point)
-
-    def storers(self, who: Peer, key: bytes) -> list[PeerId]:
-        """As Shortlists.closest does."""
-        point = point_of_key(self.network, key)
-        closest = list(self.find(who, point).closest)
-        if self.density.is_abnormal(point, closest):
-            closest += [peer for peer in self.region(who, point) if peer not in closest]
-        return closest
-
-    def put(self, who: Peer, raw: bytes) -> list[PeerId]:
-        """Stores a signed record at its storers; returns who says that they hold it."""
-        record = self.reader.read(raw)
-        held = []
-        for peer in self.storers(who, record.key):
-            answer = self.ask(who, peer, PutRecords(self.network, [raw]))
-            if isinstance(answer, Taken) and answer.codes == [b""]:
-                held.append(peer)
-        return held
-
-    def get(self, who: Peer, key: bytes) -> dict[bytes, SignedRecord]:
-        """As Reading.get does."""
-        point = point_of_key(self.network, key)
-        seeds = who.table.closest(point, 20)
-        query = GetRecords(self.network, key)
-        merged: dict[bytes, SignedRecord] = {
-            record.subkey: record for record in who.store.get(key, self.now_ms)
-        }
-        options = {"own": who.id, "placing": self.places.get}
-        done, answers = self.run(
-            who,
-            Lookup(point, seeds, need=3, alpha=3, thorough=False, **options),  # type: ignore[arg-type]
-            lambda ask: query,
-        )
-        views = {peer: {r.subkey: r.seq for r in self.good(answer, key)} for peer, answer in answers.items()}
-        named = {*answers, *(entry.peer for answer in answers.values() for entry in answer.closer)}
-        nearest = sorted(named, key=lambda peer: point_of_peer(peer) ^ point)[:20]
-        crowded = self.density.is_abnormal(point, nearest)
-        if crowded or doubtful([views[peer] for peer in done.closest], views.values()):
-            seeds = list(dict.fromkeys([*seeds, *done.closest]))
-            done, more = self.run(who, DisjointLookup(point, seeds, **options), lambda ask: query)  # type: ignore[arg-type]
-            answers |= more
-            if self.density.is_abnormal(point, done.closest):
-                region = self.region(who, point)
-                lookup = Lookup(point, region, own=who.id, need=len(region), alpha=10, thorough=False)
-                _, more = self.run(who, lookup, lambda ask: GetRecords(self.network, key, closer=False))
-                answers |= more
-        for answer in answers.values():
-            merge(merged, self.good(answer, key))
-        return merged
-
-    def good(self, answer: Found, key: bytes) -> list[SignedRecord]:
-        records = []
-        for raw in answer.records:
-            try:
-                record = self.reader.read(raw, key)
-            except RecordRejected:
-                continue
-            if record.expires > self.now_ms:
-                records.append(record)
-        return records
-
-    def sign(self, identity: Identity, key: bytes, value: bytes = b"\x01", ttl: float = 3_600.0) -> bytes:
-        return Author(identity, self.network).sign(key, value, round(ttl * 1000), self.now_ms)
+    def _host(self, peer: Peer, bootstrap: tuple[str, ...], network: str = NETWORK_NAME) -> Host:
+        clock = VirtualClock()
+        seam: Any = _Seam(self, peer)
+        return Host(
+            network=seam, identity=peer.identity, requests=seam, nursery=self.nursery, clock=clock,
+            rng=random.Random(f"{self.seed}/{peer.id}/{trio.current_time()}"),
+            events=EventLog(peer.id, clock, ""), network_name=network, bootstrap=bootstrap,
+        )  # fmt: skip
 
 
-def identity_of(number: int) -> Identity:
-    return Identity.from_seed(number.to_bytes(32))
+class _Seam:
+    """The Network and the Requests of one simulated host."""
+
+    def __init__(self, world: World, peer: Peer) -> None:
+        self._world = world
+        self._peer = peer
+        self.peer_id = peer.id
+        self.addrs = (peer.addr,)
+
+    def serve(self, *_: Any) -> None:
+        pass
+
+    def on_lost(self, listener: Any) -> Callable[[], None]:
+        return lambda: None
+
+    def learn_addrs(self, peer: PeerId, addrs: Sequence[str]) -> None:
+        pass
+
+    def addrs_of(self, peer: PeerId) -> tuple[str, ...]:
+        known = self._world.peers.get(peer)
+        return (known.addr,) if known is not None else ()
+
+    async def dial(self, addr: str) -> PeerId:
+        peer = self._world.peers.get(PeerId(addr.rpartition("/p2p/")[2]))
+        await trio.sleep(0.02)
+        if peer is None or not peer.alive or peer.side != self._peer.side:
+            raise Unreachable(addr, [(addr, "connection refused")])
+        return peer.id
+
+    async def ask(self, peer: PeerId, service: Any, query: Any, timeout: float | None = None) -> Any:
+        if service is not KAD:
+            raise RemoteProtocolError(peer, f"does not speak {service.protocol}")
+        return await self._world.ask(self._peer, peer, query, timeout or KAD.deadline)
 
 
-def open_dht(size: int, seed: int, place: Callable[[int], Place] | None = None) -> DHTSimulation:
-    """A network of ``size`` honest peers that know each other as they do after a while."""
-    net = DHTSimulation(seed)
-    for number in range(size):
-        net.add(identity_of(1 + number).peer_id, place(number) if place is not None else None)
-    net.introduce_all()
-    return net
+def run_world(
+    main: Callable[[World], Awaitable[Result]], seed: int, real_signatures: bool = False
+) -> tuple[Result, str]:
+    """Runs ``main`` in a world of its own; its result, and the hash of everything asked and answered."""
+
+    async def run() -> tuple[Result, str]:
+        async with _opened(seed, real_signatures) as world:
+            result = await main(world)
+            return result, world.trace.hexdigest()
+
+    return run_virtual(run, seed=seed)
+
+
+@asynccontextmanager
+async def _opened(seed: int, real_signatures: bool) -> AsyncIterator[World]:
+    async with trio.open_nursery() as nursery:
+        world = World(seed, nursery, real_signatures)
+        if real_signatures:
+            yield world
+        else:
+            with fake_signatures():
+                yield world
+        nursery.cancel_scope.cancel()
+
+
+async def each_at_once(jobs: Iterable[Callable[[], Awaitable[Any]]], at_once: int = 20) -> None:
+    """Runs all jobs, some at a time."""
+    waiting = list(jobs)[::-1]
+
+    async def work() -> None:
+        while waiting:
+            await waiting.pop()()
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(at_once):
+            nursery.start_soon(work)

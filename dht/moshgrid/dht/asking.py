@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import trio
@@ -119,10 +120,23 @@ class Asker:
         answer = await self.ask(peer, FindNode(self._network, self._me(), point.to_bytes(32)))
         return closer_of(answer)
 
-    async def find_closest(self, point: int, seeds: Iterable[PeerId] = (), *, disjoint: bool = False) -> Done:
-        """The ``k`` live peers nearest to ``point``, by an iterative lookup, over several paths if asked."""
+    async def find_closest(
+        self,
+        point: int,
+        seeds: Iterable[PeerId] = (),
+        *,
+        disjoint: bool = False,
+        beside: tuple[int, int] | None = None,
+    ) -> Done:
+        """The ``k`` live peers nearest to ``point``, by an iterative lookup, over several paths if asked.
+
+        Those nearer than ``beside[1]`` to the point ``beside[0]`` are passed over.
+        """
         known = dict.fromkeys([*self._table.closest(point, self._table.k), *seeds])
         options: dict[str, Any] = {"own": self._table.own, "need": self._table.k, "placing": self.placing}
+        if beside is not None:
+            options["distance_point"] = partial(_point_beside, beside)
+            known = dict.fromkeys(self._table.closest(point, len(self._table)))
         lookup = DisjointLookup(point, known, **options) if disjoint else Lookup(point, known, **options)
         me, target = self._me(), point.to_bytes(32)
 
@@ -138,8 +152,11 @@ class Asker:
     async def find_region(self, point: int) -> list[PeerId]:
         """Peers all over the region of ``point``, nearest first."""
         found: dict[PeerId, None] = {}
+        crowd = self.density.crowd()
         for part in self.density.region(point):
-            found.update(dict.fromkeys((await self.find_closest(part)).closest[:PER_POINT]))
+            beside = (point, crowd) if part ^ point > crowd else None
+            done = await self.find_closest(part, beside=beside)
+            found.update(dict.fromkeys(done.closest[:PER_POINT]))
         return sorted(found, key=lambda peer: point_of_peer(peer) ^ point)
 
     async def look_up(
@@ -268,6 +285,13 @@ class Asker:
     def _tell(listeners: list[Listener], peer: PeerId) -> None:
         for listener in tuple(listeners):
             listener(peer)
+
+
+def _point_beside(beside: tuple[int, int], peer: PeerId) -> int:
+    point = point_of_peer(peer)
+    if point ^ beside[0] < beside[1]:
+        raise ValueError("passed over")
+    return point
 
 
 def closer_of(answer: Answer) -> list[PeerId]:

@@ -2,8 +2,9 @@
 
 Identities can be ground until they lie next to a key and fill its shortlist; then the ``k`` nearest are
 far nearer than anywhere else. Such a key is stored and looked for in a *region* as well: near sixteen
-points spread evenly as far out as ``3 k`` honest peers reach, so that whoever wants to crowd all of them
-needs many times the identities. What is usual is the median over random points, which nobody can move
+points spread evenly as far out as ``6 k`` honest peers reach, so that whoever wants to crowd all of them
+needs many times the identities. Those that crowd in on the key itself name nobody else, so the way to the
+points beyond them leads past them. What is usual is the median over random points, which nobody can move
 without as many identities as there are peers.
 """
 
@@ -22,7 +23,7 @@ PER_POINT = 8
 """How many peers hold a key near each point of its region."""
 _POINTS = 16
 _LEAST, _KEPT = 5, 32
-_ABNORMAL = 3
+_ABNORMAL = 2.5
 
 
 class Density:
@@ -46,17 +47,22 @@ class Density:
     def is_abnormal(self, point: int, closest: Sequence[PeerId]) -> bool:
         """True when the ``k`` nearest of ``point`` are far nearer than they should be.
 
-        A third: with honest peers only, this happens to one key in some thousands.
+        Two and a half times: with honest peers only, this happens to one key in some thousands.
         """
-        usual = self.reach(self._k)
-        if usual is None or len(closest) < self._k:
+        count = min(len(closest), self._k)  # one less when whoever asks is among the nearest itself
+        usual = self.reach(count)
+        if usual is None or count < self._k - 1:
             return False
-        return (point_of_peer(closest[self._k - 1]) ^ point) * _ABNORMAL < usual
+        return (point_of_peer(closest[count - 1]) ^ point) * _ABNORMAL < usual
 
     def region(self, point: int) -> list[int]:
         """The points near which a crowded key is held too: the same for everybody, nearly."""
-        wide = self.reach(3 * self._k)
+        wide = self.reach(6 * self._k)
         if wide is None:
             return []
         step = 1 << max(0, wide.bit_length() - _POINTS.bit_length())  # equal for readers and writers
         return [point ^ (number * step) for number in range(_POINTS)]
+
+    def crowd(self) -> int:
+        """How far from a crowded key its crowd is to be passed over."""
+        return self.reach(3 * self._k // 2) or 0

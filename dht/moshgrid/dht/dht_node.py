@@ -24,7 +24,7 @@ from moshgrid.dht.rates import Rates
 from moshgrid.dht.reading import Reading
 from moshgrid.dht.record import Author, RecordReader
 from moshgrid.dht.republishing import Republishing
-from moshgrid.dht.responder import Effect, Introduced, Responder, Saw, SawSplit, TellWatcher
+from moshgrid.dht.responder import Effect, Equivocated, Introduced, Responder, Saw, SawSplit, TellWatcher
 from moshgrid.dht.routing import RoutingTable
 from moshgrid.dht.shortlists import Shortlists
 from moshgrid.dht.store import RecordStore
@@ -94,7 +94,7 @@ class DHTNode:
         self._responder = Responder(
             network, reader, namespaces, self.store, self.table, watchers,
             records.entry, self._asker.introduced, self._watching.watched, Rates(limits),
-            self._asker.density, config.client,
+            self._asker.density, config.client, placing,
         )  # fmt: skip
 
     @classmethod
@@ -272,6 +272,9 @@ class DHTNode:
                 self._pushing.kick(peer)
             case Introduced(entry):
                 self._asker.introduce(entry)
+            case Equivocated(held, came):
+                both = [held.raw.hex(), came.raw.hex()]
+                self.host.events.emit("equivocated", author=came.author, seq=came.seq, envelopes=both)
 
     def _check_open(self) -> None:
         if self.closed:

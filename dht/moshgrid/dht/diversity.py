@@ -8,7 +8,6 @@ and /32). Where places are free nobody is turned away: many honest volunteers si
 from __future__ import annotations
 
 import ipaddress
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
 from typing import TypeVar
@@ -80,17 +79,19 @@ class Crowd:
     def __init__(self, per_block: int = _PER_BLOCK, per_range: int = _PER_RANGE) -> None:
         self._per_block = per_block
         self._per_range = per_range
-        self._counts: Counter[str] = Counter()
+        self._blocks: dict[str, int] = {}
+        self._ranges: dict[str, int] = {}
 
     def admit(self, place: Place | None) -> bool:
         """Counts one more of ``place`` unless its block or range is full; True when it was counted."""
         if place is None:
             return True
         block, wide = place
-        if self._counts[block] >= self._per_block or self._counts["in " + wide] >= self._per_range:
+        of_block, of_range = self._blocks.get(block, 0), self._ranges.get(wide, 0)
+        if of_block >= self._per_block or of_range >= self._per_range:
             return False
-        self._counts[block] += 1
-        self._counts["in " + wide] += 1
+        self._blocks[block] = of_block + 1
+        self._ranges[wide] = of_range + 1
         return True
 
 

@@ -48,6 +48,7 @@ class Joining:
         self._asker = asker
         self._attempts: dict[str, str] = {}
         self._alone = trio.Event()
+        self._back = False
         self.ready = trio.Event()
         """Set when the peers near this one have been asked, or there is nobody to join."""
         self.first_here = False
@@ -95,6 +96,10 @@ class Joining:
                     await self._asker.find_closest(self._table.own_point, disjoint=True)
                     self.ready.set()
                     self._host.events.emit("joined", peers=len(self._table))
+                elif self._back:
+                    # Whoever comes back may have others with it: the other part of a network that fell apart.
+                    await self._asker.find_closest(self._table.own_point)
+                self._back = False
                 with trio.move_on_after(_BOOTSTRAP_CHECK * self._host.rng.uniform(0.8, 1.2)):
                     await self._alone.wait()
             else:
@@ -109,6 +114,7 @@ class Joining:
         try:
             peer = await self._host.network.dial(addr)
             await self._asker.find_node(peer, self._table.own_point)
+            self._back = True
         except Unreachable as error:
             self._attempts[addr] = "; ".join(outcome for _, outcome in error.attempts) or str(error)
         except RemoteProtocolError as error:

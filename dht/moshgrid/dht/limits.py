@@ -18,10 +18,18 @@ class Limits:
     records_per_author: int = 64
     bytes_per_author: int = 64 * 1024
     """Of envelopes."""
+    bytes_per_block: int = 1024 * 1024
+    """Brought by connections from one address block (IPv4 /24, IPv6 /48), once the store is half full."""
+    bytes_per_range: int = 8 * 1024 * 1024
+    """The same for a range (/16, /32); what is over it makes room first."""
+    subkeys_per_block: int = 8
+    """Under one key and brought from one block, once the key has half of its records."""
+    subkeys_per_range: int = 32
     total_bytes: int = 64 * 1024 * 1024
     """Of envelopes; above it records are evicted in an order that nobody outside can foresee."""
     floors: int = 262_144
-    """Subkeys whose highest seq is remembered; beyond, new subkeys are refused until some lapse."""
+    """Subkeys whose highest seq is remembered; beyond, new subkeys are refused until some lapse. Once half
+    are taken, one range has a sixteenth of them."""
     watchers_per_key: int = 256
     keys_per_watcher: int = 256
     watchers: int = 16_384

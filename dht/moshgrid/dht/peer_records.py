@@ -23,23 +23,23 @@ class PeerRecords:
 
     def __init__(self, host: Host) -> None:
         self._host = host
-        self._records: OrderedDict[PeerId, tuple[int, bytes]] = OrderedDict()
-        self._own: tuple[tuple[str, ...], bytes] | None = None
+        self._records: OrderedDict[PeerId, tuple[int, PeerEntry]] = OrderedDict()
+        self._own: tuple[tuple[str, ...], PeerEntry] | None = None
 
     def me(self) -> PeerEntry:
         """What this peer says of itself."""
         addrs = self._host.network.addrs
         if self._own is None or self._own[0] != addrs:
             record = make_peer_record(self._host.identity, addrs, self._host.clock.wall_ms())
-            self._own = addrs, record
-        return entry_of(self._host.peer_id, (), self._own[1])
+            self._own = addrs, entry_of(self._host.peer_id, (), record)
+        return self._own[1]
 
     def entry(self, peer: PeerId) -> PeerEntry:
         """What is passed on about ``peer``; without addresses when it never signed any."""
         if peer == self._host.peer_id:
             return self.me()
         held = self._records.get(peer)
-        return entry_of(peer, (), held[1] if held is not None else b"")
+        return held[1] if held is not None else entry_of(peer, ())
 
     def has(self, peer: PeerId) -> bool:
         """True when others can be told where ``peer`` is."""
@@ -47,19 +47,20 @@ class PeerRecords:
 
     def learn(self, entry: PeerEntry) -> bool:
         """Takes over what ``entry`` says in the peer's own hand; False when it is not in it."""
-        if not entry.record or entry.peer == self._host.peer_id:
+        named = entry.peer
+        if not entry.record or named == self._host.peer_id:
             return False
-        held = self._records.get(entry.peer)
-        if held is not None and held[1] == entry.record:
+        held = self._records.get(named)
+        if held is not None and held[1].record == entry.record:
             return True
         try:
             peer, seq, addrs = _open(entry.record)
         except RecordRejected:
             return False
-        if peer != entry.peer:
+        if peer != named:
             return False
         if held is None or seq > held[0]:
-            self._records[peer] = seq, entry.record
+            self._records[peer] = seq, entry_of(peer, (), entry.record)
             self._records.move_to_end(peer)
             while len(self._records) > _MAX_PEERS:
                 self._records.popitem(last=False)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 
 import trio
 
@@ -14,6 +15,7 @@ from moshgrid.dht.lookup import Ask, Done, Lookup
 from moshgrid.dht.namespaces import Namespaces
 from moshgrid.dht.record import RecordReader, SignedRecord, supersedes
 from moshgrid.dht.routing import RoutingTable
+from moshgrid.dht.seen_records import SeenRecords, witnesses
 from moshgrid.dht.shards import MOST_RECORDS
 from moshgrid.dht.shortlists import Shortlists
 from moshgrid.dht.store import RecordStore
@@ -25,8 +27,6 @@ from moshgrid.p2p.host import Host
 from moshgrid.p2p.identity import PeerId
 
 __all__ = ["Read", "Reading"]
-
-Heard = Callable[[PeerId, Answer], None]
 
 _ANSWERS = 3
 _MAX_PAGES = 8
@@ -44,8 +44,32 @@ class Read:
     """Whether one of them said that there may be records in the shards below the key."""
 
 
+@dataclass(slots=True)
+class _Heard:
+    """What one reading of one key heard so far."""
+
+    key: bytes
+    point: int
+    seeds: list[PeerId]
+    before: dict[PeerId, View] = field(default_factory=dict)
+    """What whoever was asked was known to hold when it was asked."""
+    answers: dict[PeerId, Found] = field(default_factory=dict)
+    views: dict[PeerId, View] = field(default_factory=dict)
+
+    def named(self) -> set[PeerId]:
+        """Everybody who was heard of."""
+        closer = (peer for answer in self.answers.values() for peer in closer_of(answer))
+        return {*self.seeds, *self.answers, *closer}
+
+
+def _point_among(peers: frozenset[PeerId], peer: PeerId) -> int:
+    if peer not in peers:
+        raise ValueError("was not to be asked")
+    return point_of_peer(peer)
+
+
 class Reading:
-    """Asks until three of the nearest peers answered."""
+    """Asks until three of the nearest peers answered, and two others of those that should know."""
 
     def __init__(
         self,
@@ -71,86 +95,121 @@ class Reading:
         self._writing = writing
         self._nursery = nursery
         self._views = Views()
+        self._seen = SeenRecords()
 
     async def get(self, key: bytes) -> Read:
         """Asks whoever was asked before only for what it stored since."""
         point = self._shortlists.point(key)
         seeds = self._shortlists.known(key) or self._table.candidates(point, self._table.k)
-        known = prefixes_of(seeds)
+        heard = _Heard(key, point, seeds)
+        done = await self._ask_some(heard)
+        seen = self._seen.of(key, self._host.clock.wall_ms())
+        if self._doubtful(done.closest, heard, seen) or self._crowded(heard):
+            done = await self._look_everywhere(heard, done)
+        now_ms = self._host.clock.wall_ms()
+        merged: Records = {}
+        merge(merged, [*self._store.get(key, now_ms), *self._seen.of(key, now_ms)])
+        nearest = {peer: heard.views[peer] for peer in done.closest if peer in heard.views}
+        others = {peer: view for peer, view in heard.views.items() if peer not in nearest}
+        for peer, view in nearest.items():
+            if view.more:
+                await self._read_on(key, peer, view, heard)
+        for view in (*nearest.values(), *others.values()):
+            merge(merged, view.records.values())
+        self._views.keep(key, nearest | {peer: view for peer, view in others.items() if not view.more})
+        self._seen.saw(key, merged.values(), now_ms)
+        self._mend(merged, nearest)
+        return Read(merged, len(nearest), any(heard.answers[peer].split for peer in nearest))
+
+    async def _ask_some(self, heard: _Heard) -> Done:
+        """The nearest, and two witnesses: these at the same time when the neighbourhood is known."""
         lookup = Lookup(
-            point,
-            seeds,
+            heard.point,
+            heard.seeds,
             own=self._table.own,
             need=_ANSWERS,
             alpha=_ANSWERS,
             thorough=False,
             placing=self._asker.placing,
         )
-        answers: dict[PeerId, Found] = {}
-        views: dict[PeerId, View] = {}
+        at_once = self._shortlists.guess(heard.key) is not None
+        async with trio.open_nursery() as nursery:
+            if at_once:
+                nursery.start_soon(self._ask_witnesses, heard, heard.seeds[:_ANSWERS])
+            known = prefixes_of(heard.seeds)
+            done = await self._look_up(lookup, heard, known=known)
+        if not at_once and not self._doubtful(done.closest, heard):
+            await self._ask_witnesses(heard, heard.answers)
+        return done
 
-        def heard(peer: PeerId, answer: Answer) -> None:
-            if isinstance(answer, Found):
-                answers[peer] = answer
-                views[peer] = self._view(key, peer, answer)
+    async def _ask_witnesses(self, heard: _Heard, asked: Iterable[PeerId]) -> None:
+        """The nearest may be one. Asks two more of those that should know, by chance."""
+        named = heard.named() - {self._table.own}
+        chosen = witnesses(heard.point, named, frozenset(asked), self._table.k, self._host.rng)
+        if chosen:
+            await self._ask_only(chosen, heard)
 
-        def question(ask: Ask) -> GetRecords:
-            since = self._views.of(key, ask.peer).stamp
-            return GetRecords(self._network, key, known=known, since=since)
+    async def _ask_only(self, peers: list[PeerId], heard: _Heard) -> Done:
+        """Asks all of ``peers`` and nobody whom they name."""
+        lookup = Lookup(
+            heard.point,
+            peers,
+            own=self._table.own,
+            need=len(peers),
+            alpha=10,
+            thorough=False,
+            distance_point=partial(_point_among, frozenset(peers)),
+        )
+        return await self._look_up(lookup, heard, closer=False)
 
-        done = await self._asker.look_up(lookup, question, heard)
-        if self._doubtful(done.closest, views) or self._crowded(point, seeds, answers):
-            done = await self._look_everywhere(key, [*seeds, *done.closest], heard)
-        merged: Records = {}
-        merge(merged, self._store.get(key, self._host.clock.wall_ms()))
-        nearest = {peer: views[peer] for peer in done.closest if peer in views}
-        for peer, view in nearest.items():
-            if view.more:
-                await self._read_on(key, peer, view, answers[peer])
-            merge(merged, view.records.values())
-        self._views.keep(key, nearest)
-        self._mend(merged, nearest)
-        return Read(merged, len(nearest), any(answers[peer].split for peer in nearest))
-
-    async def _look_everywhere(self, key: bytes, seeds: list[PeerId], heard: Heard) -> Done:
+    async def _look_everywhere(self, heard: _Heard, done: Done) -> Done:
         """Somebody hides, lags or lies, or nobody ever put it: the k nearest will tell."""
-        point = self._shortlists.point(key)
         paths = DisjointLookup(
-            point,
-            list(dict.fromkeys(seeds)),
+            heard.point,
+            list(dict.fromkeys([*heard.seeds, *done.closest])),
             own=self._table.own,
             need=self._table.k,
             placing=self._asker.placing,
         )
-
-        def question(ask: Ask) -> GetRecords:
-            return GetRecords(self._network, key, since=self._views.of(key, ask.peer).stamp)
-
-        done = await self._asker.look_up(paths, question, heard)
-        if not self._asker.density.is_abnormal(point, done.closest):
+        done = await self._look_up(paths, heard)
+        if not self._asker.density.is_abnormal(heard.point, done.closest):
             return done
-        region = await self._asker.find_region(point)
-        everywhere = Lookup(point, region, own=self._table.own, need=len(region), alpha=10, thorough=False)
-        query = GetRecords(self._network, key, closer=False)
-        more = await self._asker.look_up(everywhere, lambda ask: query, heard)
+        region = await self._asker.find_region(heard.point)
+        more = await self._ask_only(region, heard)
         return Done(tuple(dict.fromkeys([*done.closest, *more.closest])), done.complete)
 
-    def _crowded(self, point: int, seeds: list[PeerId], answers: dict[PeerId, Found]) -> bool:
-        """True when those that were named lie too near the key: the three nearest may be of one mind."""
-        named = {*seeds, *answers, *(peer for answer in answers.values() for peer in closer_of(answer))}
-        nearest = sorted(named, key=lambda peer: point_of_peer(peer) ^ point)[: self._table.k]
-        return self._asker.density.is_abnormal(point, nearest)
+    async def _look_up(
+        self, lookup: Lookup | DisjointLookup, heard: _Heard, *, known: bytes = b"", closer: bool = True
+    ) -> Done:
+        def question(ask: Ask) -> GetRecords:
+            view = heard.before[ask.peer] = self._views.of(heard.key, ask.peer)
+            return GetRecords(self._network, heard.key, known=known, closer=closer, since=view.stamp)
 
-    def _doubtful(self, nearest: Sequence[PeerId], views: dict[PeerId, View]) -> bool:
+        def listen(peer: PeerId, answer: Answer) -> None:
+            if isinstance(answer, Found):
+                heard.answers[peer] = answer
+                heard.views[peer] = self._view(peer, answer, heard)
+
+        return await self._asker.look_up(lookup, question, listen)
+
+    def _crowded(self, heard: _Heard) -> bool:
+        """True when those that were named lie too near the key: the three nearest may be of one mind."""
+        nearest = sorted(heard.named(), key=lambda peer: point_of_peer(peer) ^ heard.point)[: self._table.k]
+        return self._asker.density.is_abnormal(heard.point, nearest)
+
+    def _doubtful(self, nearest: Sequence[PeerId], heard: _Heard, seen: Iterable[SignedRecord] = ()) -> bool:
         seqs = {
             peer: {subkey: record.seq for subkey, record in view.records.items()}
-            for peer, view in views.items()
+            for peer, view in heard.views.items()
         }
-        return doubtful([seqs.get(peer, {}) for peer in nearest], seqs.values())
+        most = [seqs.get(peer, {}) for peer in nearest]
+        full = any(len(each) >= MOST_RECORDS for each in most)
+        floor = {r.subkey: r.seq for r in seen if not full or any(r.subkey in each for each in most)}
+        return doubtful(most, [*seqs.values(), floor])
 
-    def _view(self, key: bytes, peer: PeerId, answer: Found) -> View:
+    def _view(self, peer: PeerId, answer: Found, heard: _Heard) -> View:
         """What ``peer`` holds, by what it was seen to hold and what it stored since."""
-        before = self._views.of(key, peer)
+        key, before = heard.key, heard.before[peer]
         if answer.stamp < before.stamp:  # it was started anew and stored little since: ask for all next time
             self._views.forget(key, peer)
             before = View()
@@ -159,10 +218,10 @@ class Reading:
         view.more = answer.more and bool(records)
         return view
 
-    async def _read_on(self, key: bytes, peer: PeerId, view: View, answer: Found) -> None:
+    async def _read_on(self, key: bytes, peer: PeerId, view: View, heard: _Heard) -> None:
         """Adds the following pages."""
-        since = self._views.of(key, peer).stamp
-        page = self._read(answer.records, key)
+        since = heard.before[peer].stamp
+        page = self._read(heard.answers[peer].records, key)
         for _ in range(_MAX_PAGES):
             after = max(record.subkey for record in page)
             query = GetRecords(self._network, key, after=after, closer=False, since=since)

@@ -2,8 +2,9 @@
 
 Rules (Maymounkov & Mazières 2002, §2.5; BEP 44): every ten minutes a holder that is among the ``k``
 nearest asks the eight nearest others what they hold; when all of them have the record there is nothing
-to do, and of several holders the first spares the others the work. Records that end within ten
-minutes are left to their authors. Envelopes go verbatim.
+to do. Whoever put a record here within ten minutes put it to the others too. Of the holders the five
+nearest see to it, and each other one in a quarter of the cases, as the nearest may be liars. Records that
+end within ten minutes are left to their authors. Envelopes go verbatim.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ __all__ = ["Republishing"]
 _EVERY_SECONDS = 600.0
 _LEAST_LEFT_MS = 600_000
 _WITNESSES = 8
+_NEAREST = 5
+_CHANCE = 0.25
 
 
 class Republishing:
@@ -61,12 +64,19 @@ class Republishing:
 
     async def republish(self, key: bytes) -> None:
         """Brings what is held under ``key`` to those of its storers that lack it."""
-        soon = self._host.clock.wall_ms() + _LEAST_LEFT_MS
-        held = [record for record in self._store.get(key, soon - _LEAST_LEFT_MS) if record.expires > soon]
-        if not held:
+        now = self._host.clock.wall_ms()
+        soon, lately = now + _LEAST_LEFT_MS, now - round(_EVERY_SECONDS * 1000)
+        held = [
+            record
+            for record in self._store.get(key, now)
+            if record.expires > soon and self._store.put_at(record) < lately
+        ]
+        point = self._shortlists.point(key)
+        nearer = self._table.nearer_than_own(point)
+        others = self._table.closest(point, self._table.k)  # near this peer it knows everybody
+        if not held or not self._shortlists.is_mine(key, others):
             return
-        others = await self._shortlists.closest(key)
-        if not self._shortlists.is_mine(key, others):
+        if nearer >= _NEAREST and self._host.rng.random() >= _CHANCE:
             return
         witnesses = others[:_WITNESSES]
         lacking: dict[PeerId, list[SignedRecord]] = {}

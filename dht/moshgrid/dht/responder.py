@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from moshgrid.dht.density import Density
+from moshgrid.dht.diversity import Place, Placing
 from moshgrid.dht.keys import BITS, names, point_of_key, point_of_peer, point_prefix
 from moshgrid.dht.namespaces import Namespaces
 from moshgrid.dht.rates import Rates
@@ -37,7 +38,7 @@ from moshgrid.dht.wire import (
 from moshgrid.p2p.errors import RecordRejected
 from moshgrid.p2p.identity import PeerId
 
-__all__ = ["Introduced", "Reply", "Responder", "Saw", "SawSplit", "TellWatcher"]
+__all__ = ["Equivocated", "Introduced", "Reply", "Responder", "Saw", "SawSplit", "TellWatcher"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +70,15 @@ class SawSplit:
     key: bytes
 
 
-Effect = Saw | SawSplit | TellWatcher | Introduced
+@dataclass(frozen=True, slots=True)
+class Equivocated:
+    """An author signed two payloads under one seq: ``held`` was here, ``came`` came."""
+
+    held: SignedRecord
+    came: SignedRecord
+
+
+Effect = Saw | SawSplit | TellWatcher | Introduced | Equivocated
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +106,7 @@ class Responder:
         rates: Rates,
         density: Density | None = None,
         client: bool = False,
+        placing: Placing = lambda peer: None,
     ) -> None:
         self._network = network
         self._reader = reader
@@ -110,6 +120,7 @@ class Responder:
         self._rates = rates
         self._density = density or Density(table.k)
         self._client = client
+        self._placing = placing
         self._splits = Splits()
 
     def answer(self, query: Query, sender: PeerId, now_ms: int) -> Reply:
@@ -136,8 +147,13 @@ class Responder:
             case Push():
                 return self._receive(query, sender, now_ms)
 
-    def put(self, record: SignedRecord, also: bytes, now_ms: int) -> tuple[bytes, list[Effect]]:
-        """Stores one verified record; returns the reject code, empty when it is held, and effects."""
+    def put(
+        self, record: SignedRecord, also: bytes, now_ms: int, place: Place | None = None
+    ) -> tuple[bytes, list[Effect]]:
+        """Stores one verified record that came from ``place``.
+
+        Returns the reject code, empty when it is held, and effects.
+        """
         try:
             if not belongs(record.key, record.author):
                 raise RecordRejected("WRONG_KEY", "the author's records are for another shard")
@@ -145,14 +161,18 @@ class Responder:
         except RecordRejected as error:
             return refused_as(error), []
         code = b""
+        effects: list[Effect] = []
+        held = self._store.find(record.key, record.subkey, now_ms)
+        if held is not None and held.seq == record.seq and held.payload_hash != record.payload_hash:
+            effects.append(Equivocated(held, record))
         try:
             self._check_near(record)
-            self._store.put(record, now_ms)
+            self._store.put(record, now_ms, place)
         except RecordRejected as error:
             code = refused_as(error)
             if error.code not in ("QUOTA", "FULL"):
-                return code, []
-        effects: list[Effect] = [Saw(record)]
+                return code, effects
+        effects.append(Saw(record))
         if code == b"FULL" and self._splits.note(record.key, now_ms):
             effects += map(TellWatcher, self._watchers.split(record.key))
         if not code:
@@ -166,7 +186,7 @@ class Responder:
         reach, point = 3 * self._table.k, point_of_key(self._network, record.key)
         if self._table.nearer_than_own(point) < reach:
             return
-        usual = self._density.reach(reach)
+        usual = self._density.reach(2 * reach)
         if usual is None or self._table.own_point ^ point > usual:  # else somebody crowds in on this key
             raise RecordRejected("QUOTA", f"{reach} peers are nearer to the key")
 
@@ -224,7 +244,7 @@ class Responder:
         return missing[:MAX_CLOSER]
 
     def _put(self, query: PutRecords, sender: PeerId, now_ms: int) -> Reply:
-        codes, effects = [], list[Effect]()
+        codes, effects, place = [], list[Effect](), self._placing(sender)
         missing: dict[PeerId, None] = {}
         for at, raw in enumerate(query.records):
             try:
@@ -233,7 +253,7 @@ class Responder:
                 codes.append(refused_as(error))
                 continue
             also = query.also[at] if query.also else b""
-            code, more = self.put(record, also, now_ms)
+            code, more = self.put(record, also, now_ms, place)
             codes.append(code)
             effects += more
             if also:

@@ -60,6 +60,8 @@ class RoutingTable:
         self._looked_at: dict[int, float] = {}
         self._blocks: Counter[str] = Counter()
         self._crowds: dict[str, None] = {}
+        self._even: set[int] = set()
+        """Full buckets that are known to be within the caps since the last change."""
         self._size = 0
         self._buckets: defaultdict[int, dict[PeerId, _Contact]] = defaultdict(dict)
         self._waiting: defaultdict[int, dict[PeerId, _Contact]] = defaultdict(dict)
@@ -82,7 +84,7 @@ class RoutingTable:
             contact.place = self._placing(peer)
             joined = True
             full = len(bucket) >= self.k and not self._replace_suspect(bucket)
-            removed = self._crowded_out(bucket, contact) if full else self._over_table(contact)
+            removed = self._crowded_out(index, contact) if full else self._over_table(contact)
             if removed is None and full:
                 waiting[peer] = contact
                 contact.answered_at = now
@@ -103,13 +105,15 @@ class RoutingTable:
         contact.answered_at = now
         return Change(joined, removed=removed)
 
-    def _crowded_out(self, bucket: dict[PeerId, _Contact], newcomer: _Contact) -> PeerId | None:
+    def _crowded_out(self, index: int, newcomer: _Contact) -> PeerId | None:
         """Who of a full bucket makes room, because its block has more than its share and ours has not."""
-        if not any(known.place for known in bucket.values()):
+        if index in self._even:
             return None
-        crowd = Crowd()
-        places = sum(crowd.admit(known.place) for known in bucket.values())
-        if places == len(bucket) or not crowd.admit(newcomer.place):
+        bucket, crowd = self._buckets[index], Crowd()
+        if sum(crowd.admit(known.place) for known in bucket.values()) == len(bucket):
+            self._even.add(index)
+            return None
+        if not crowd.admit(newcomer.place):
             return None
         return next(crowded([(known.place, known.peer) for known in bucket.values()]), None)
 
@@ -137,6 +141,7 @@ class RoutingTable:
 
     def _count(self, contact: _Contact, change: int) -> None:
         self._size += change
+        self._even.discard((contact.point ^ self.own_point).bit_length())
         if contact.place is None:
             return
         block = contact.place[0]
@@ -233,6 +238,11 @@ class RoutingTable:
             if met >= self.k:
                 break
         return True
+
+    def met_beside(self, point: int) -> tuple[int, int]:
+        """How many peers of the bucket of ``point`` answered, and how wide its range is."""
+        index = (point ^ self.own_point).bit_length()
+        return len(self._buckets[index]) + len(self._waiting[index]), 1 << max(0, index - 1)
 
     def is_waiting(self, peer: PeerId) -> bool:
         """True when the peer answered and its bucket has no place for it."""

@@ -17,8 +17,8 @@ __all__ = ["Shortlists"]
 _SECONDS = 30.0
 _MAX_KEPT = 4096
 _TRUSTED = 1.5
-"""How many times as far as usual the nearest peers that the table knows may reach; the storers
-themselves tell of the few that it lacks."""
+"""How many times as far as usual, or as near, the nearest peers that the table knows may reach, and how many
+times as many there may be in their range as it has met; storers themselves tell of the few that it lacks."""
 
 
 @dataclass(slots=True)
@@ -77,8 +77,11 @@ class Shortlists:
             return candidates
         if usual is None or len(candidates) < k:
             return None
+        met, width = self._table.met_beside(point)
+        if met * _TRUSTED * usual < k * width:
+            return None  # it has met too few of that range: if they are near, somebody placed them there
         reach = point_of_peer(candidates[k - 1]) ^ point
-        return candidates if reach <= usual * _TRUSTED else None
+        return candidates if usual / _TRUSTED <= reach <= usual * _TRUSTED else None
 
     async def closest(self, key: bytes) -> list[PeerId]:
         """The shortlist, by a lookup when none is known."""

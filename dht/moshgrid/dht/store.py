@@ -10,19 +10,19 @@ from __future__ import annotations
 
 import hashlib
 import heapq
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
 
+from moshgrid.dht.diversity import Place
 from moshgrid.dht.limits import Limits
 from moshgrid.dht.record import MAX_TTL_MS, SignedRecord, check_times
+from moshgrid.dht.sources import Slot, Sources
 from moshgrid.p2p.errors import RecordRejected
 from moshgrid.p2p.identity import PeerId
 
 __all__ = ["Put", "RecordStore"]
-
-Slot = tuple[bytes, bytes]
-"""Key and subkey."""
 
 
 class Put(Enum):
@@ -50,10 +50,14 @@ class RecordStore:
         self._secret = secret
         self._records: dict[bytes, dict[bytes, SignedRecord]] = {}
         self._usage: dict[PeerId, _Usage] = {}
+        self._sources = Sources(self._limits)
         self._floors: dict[Slot, tuple[int, bytes]] = {}
+        self._floor_ranges: dict[Slot, str] = {}
+        self._floors_of: Counter[str] = Counter()
         self._expiries: list[tuple[int, Slot]] = []
         self._lapses: list[tuple[int, Slot]] = []
         self._ranks: list[tuple[bytes, Slot]] = []
+        self._put_at: dict[Slot, int] = {}
         self._count = 0
         self._stamps: dict[Slot, int] = {}
         self._last_stamp = 0
@@ -63,22 +67,31 @@ class RecordStore:
     def __len__(self) -> int:
         return self._count
 
-    def put(self, record: SignedRecord, now_ms: int) -> Put:
-        """Takes a record. Raises RecordRejected: the time codes, OLD_SEQ, EQUIVOCATION or QUOTA."""
+    def put(self, record: SignedRecord, now_ms: int, place: Place | None = None) -> Put:
+        """Takes a record that came from ``place``; None: from here, or from where no quota holds.
+
+        Raises RecordRejected: the time codes, OLD_SEQ, EQUIVOCATION, QUOTA or FULL.
+        """
         check_times(record, now_ms)
         self.expire(now_ms)
         slot = (record.key, record.subkey)
         held = self._held(slot)
         if held is not None and held.payload_hash == record.payload_hash:
+            self._put_at[slot] = now_ms
             return Put.HELD
         rival = self._check_floor(slot, record)
-        if slot not in self._floors and len(self._floors) >= self._limits.floors:
-            raise RecordRejected("QUOTA", "this storer remembers as many subkeys as it can")
-        self._check_quota(record, held)
+        if record.author == self._own:
+            place = None
+        if slot not in self._floors:
+            self._check_floors(place)
+        evicted = self._check_quota(record, held, place)
         if held is not None:
             self._drop(slot)
+        if evicted is not None:
+            self._drop(evicted)
         self._make_room(record)
-        self._add(slot, record)
+        self._add(slot, record, place)
+        self._put_at[slot] = now_ms
         self._last_stamp = self._stamps[slot] = max(self._last_stamp + 1, now_ms)
         return Put.REPLACED_RIVAL if rival else Put.STORED
 
@@ -101,6 +114,10 @@ class RecordStore:
         self.expire(now_ms)
         return self._held((key, subkey))
 
+    def put_at(self, record: SignedRecord) -> int:
+        """When somebody last put what is held in this record's slot; 0 when nothing is."""
+        return self._put_at.get((record.key, record.subkey), 0)
+
     def all_keys(self) -> Iterator[bytes]:
         """The keys that have records; some may have expired since the last call that took a time."""
         return iter(tuple(self._records))
@@ -117,6 +134,7 @@ class RecordStore:
             floor = self._floors.get(slot)
             if floor is not None and floor[0] + MAX_TTL_MS <= now_ms:
                 del self._floors[slot]
+                self._count_floor(slot, None)
 
     def _held(self, slot: Slot) -> SignedRecord | None:
         return self._records.get(slot[0], {}).get(slot[1])
@@ -133,23 +151,60 @@ class RecordStore:
             raise RecordRejected("EQUIVOCATION", f"another payload was signed under seq {seq}")
         return record.seq == seq and record.payload_hash < payload_hash
 
-    def _check_quota(self, record: SignedRecord, held: SignedRecord | None) -> None:
-        limits, mine = self._limits, record.author == self._own
-        if held is None and len(self._records.get(record.key, ())) >= limits.records_per_key and not mine:
-            raise RecordRejected("FULL", f"the key has {limits.records_per_key} records")
+    def _check_floors(self, place: Place | None) -> None:
+        most, taken = self._limits.floors, len(self._floors)
+        if taken >= most:
+            raise RecordRejected("QUOTA", "this storer remembers as many subkeys as it can")
+        if place is not None and 2 * taken >= most and 16 * self._floors_of[place[1]] >= most:
+            raise RecordRejected(
+                "QUOTA", f"{place[1]} has its share of the subkeys that this storer remembers"
+            )
+
+    def _count_floor(self, slot: Slot, place: Place | None) -> None:
+        """The floor of ``slot`` was made by a record from ``place``, or lapsed."""
+        if (before := self._floor_ranges.pop(slot, None)) is not None:
+            self._floors_of[before] -= 1
+            if not self._floors_of[before]:
+                del self._floors_of[before]
+        if place is not None:
+            self._floor_ranges[slot] = place[1]
+            self._floors_of[place[1]] += 1
+
+    def _check_quota(
+        self, record: SignedRecord, held: SignedRecord | None, place: Place | None
+    ) -> Slot | None:
+        """Raises when the quotas do not allow the record; returns the slot that has to make room for it."""
+        if record.author == self._own:
+            return None
+        limits = self._limits
         usage = self._usage.get(record.author, _Usage())
-        if held is None and usage.records >= limits.records_per_author and not mine:
+        if held is None and usage.records >= limits.records_per_author:
             raise RecordRejected("QUOTA", f"the author has {limits.records_per_author} records here")
-        size = usage.size + len(record.raw) - (len(held.raw) if held is not None else 0)
-        if size > limits.bytes_per_author and not mine:
-            raise RecordRejected("QUOTA", f"the author would have {size} bytes here")
+        size = len(record.raw) - (len(held.raw) if held is not None else 0)
+        if usage.size + size > limits.bytes_per_author:
+            raise RecordRejected("QUOTA", f"the author would have {usage.size + size} bytes here")
+        under = self._records.get(record.key, {})
+        crowded = 2 * len(under) >= limits.records_per_key
+        full = 2 * (self.size + size) > limits.total_bytes
+        self._sources.check((record.key, record.subkey), place, len(record.raw), crowded=crowded, full=full)
+        if held is not None or len(under) < limits.records_per_key:
+            return None
+        others = [subkey for subkey, other in under.items() if other.author != self._own]
+        evicted = self._sources.greediest_under(record.key, others, place)
+        if evicted is None:
+            raise RecordRejected("FULL", f"the key has {limits.records_per_key} records")
+        return evicted
 
     def _make_room(self, record: SignedRecord) -> None:
-        """Evicts by a keyed hash, so that no author can aim; the new record competes too."""
+        """Evicts from the greediest range, else by a keyed hash, so that no author can aim; then the new
+        record competes too."""
         if record.author == self._own:
             return
         rank = self._rank((record.key, record.subkey))
         while self.size + len(record.raw) > self._limits.total_bytes:
+            if (greedy := self._sources.greediest()) is not None:
+                self._drop(greedy)
+                continue
             if not self._ranks or self._ranks[0][0] >= rank:
                 raise RecordRejected("QUOTA", "this storer is full")
             self._drop(heapq.heappop(self._ranks)[1])
@@ -157,7 +212,7 @@ class RecordStore:
     def _rank(self, slot: Slot) -> bytes:
         return hashlib.blake2b(slot[0] + b"\0" + slot[1], key=self._secret, digest_size=8).digest()
 
-    def _add(self, slot: Slot, record: SignedRecord) -> None:
+    def _add(self, slot: Slot, record: SignedRecord, place: Place | None) -> None:
         self._records.setdefault(slot[0], {})[slot[1]] = record
         usage = self._usage.setdefault(record.author, _Usage())
         usage.records += 1
@@ -165,11 +220,15 @@ class RecordStore:
         self.size += len(record.raw)
         self._count += 1
         self._floors[slot] = (record.seq, record.payload_hash)
+        self._count_floor(slot, place)
         heapq.heappush(self._expiries, (record.expires, slot))
         heapq.heappush(self._lapses, (record.seq + MAX_TTL_MS, slot))
         if record.author != self._own:
-            heapq.heappush(self._ranks, (self._rank(slot), slot))
-        if len(self._expiries) > 64 + 2 * self._count or len(self._lapses) > 64 + 2 * len(self._floors):
+            rank = self._rank(slot)
+            heapq.heappush(self._ranks, (rank, slot))
+            self._sources.add(slot, place, len(record.raw), rank)
+        heaps = max(len(self._expiries), len(self._ranks))
+        if heaps > 64 + 2 * self._count or len(self._lapses) > 64 + 2 * len(self._floors):
             self._rebuild_heaps()
 
     def _drop(self, slot: Slot) -> None:
@@ -178,7 +237,9 @@ class RecordStore:
             return
         if not self._records[slot[0]]:
             del self._records[slot[0]]
+        self._put_at.pop(slot, None)
         self._stamps.pop(slot, None)
+        self._sources.drop(slot)
         usage = self._usage[held.author]
         usage.records -= 1
         usage.size -= len(held.raw)
