@@ -6,8 +6,9 @@ usage: python benchmarks/dht.py [--nodes 64] [--operations 100] [--keys 1000] [-
 Most rows have all nodes in one process and one event loop, ours and hivemind's, which adds one p2pd
 process for each node. ``--hivemind-python`` (or HIVEMIND_PYTHON) names the interpreter of a virtual
 environment with hivemind 1.1.12 (python3 -m venv VENV; VENV/bin/pip install torch hivemind==1.1.12
-'setuptools<81'); without it ours runs alone. Both stop Python's garbage collector from going through the
-objects of 64 resting nodes (gc.freeze) before measuring. The cpu rows hold on a busy machine too.
+'setuptools<81'); without it ours runs alone. Python's garbage collector is off in both: it would go
+through the objects of 64 nodes again and again, of which a computer usually has one. The cpu rows hold on
+a busy machine too.
 """
 
 import argparse
@@ -57,6 +58,7 @@ def main() -> None:
     parser.add_argument("--worker", choices=WORKERS, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.worker:
+        gc.disable()
         print(json.dumps(asyncio.run(WORKERS[arguments.worker](arguments))), flush=True)
         os._exit(0)  # saying goodbye on thousands of connections is not measured
     ours = measure(sys.executable, "moshgrid") | measure(sys.executable, "watch")
@@ -91,6 +93,13 @@ def measure(python: str, worker: str) -> dict[str, float]:
     command = [python, __file__, "--worker", worker, *sys.argv[1:]]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     return json.loads(done.stdout.splitlines()[-1])
+
+
+def note(text: str) -> None:
+    """Says on standard error how far it is."""
+    print(
+        f"{time.perf_counter():8.1f} s, CPU {time.process_time():7.1f} s: {text}", file=sys.stderr, flush=True
+    )
 
 
 async def timed(times: list[float], operation) -> object:
@@ -145,12 +154,13 @@ async def moshgrid(arguments: argparse.Namespace) -> dict[str, float]:
     chance = random.Random(0)
     stack = AsyncExitStack()
     dhts = await open_nodes(stack, arguments.nodes)
+    note(f"{arguments.nodes} nodes have joined")
     await asyncio.sleep(arguments.pause)
+    note("meeting")
     for at in range(len(dhts)):  # everybody meets the storers that it will have: connections are kept
         await dhts[at].put_many({f"warm-{at}-{key}": key for key in range(6)}, acks=20)
     await asyncio.sleep(arguments.pause / 4)
-    gc.collect()
-    gc.freeze()
+    note("measuring")
     gets: list[float] = []
     fives: list[float] = []
     twenties: list[float] = []
@@ -166,6 +176,7 @@ async def moshgrid(arguments: argparse.Namespace) -> dict[str, float]:
         record = await timed(gets, chance.choice(dhts).get(f"twenty-{number}"))
         assert record is not None and record.value == number
     get_cpu = (cpu_seconds() - began) * 1000 / arguments.operations
+    note("many keys")
     started, began = time.perf_counter(), cpu_seconds()
     await put_all(dhts, arguments.keys, "many")
     return rounded(
@@ -188,8 +199,6 @@ async def watch(arguments: argparse.Namespace) -> dict[str, float]:
     changes = await dhts[-1].watch("watched")
     await dhts[0].put("watched", -1)
     await anext(changes)
-    gc.collect()
-    gc.freeze()
     for number in range(arguments.operations):
         began = time.perf_counter()
         put = asyncio.create_task(dhts[number % (len(dhts) - 1)].put("watched", number))
@@ -247,8 +256,6 @@ async def hivemind(arguments: argparse.Namespace) -> dict[str, float]:
     for _ in range(arguments.nodes - 1):
         nodes.append(await DHTNode.create(initial_peers=await nodes[0].get_visible_maddrs(), num_replicas=5))
     await asyncio.sleep(arguments.pause)
-    gc.collect()
-    gc.freeze()
     gets: list[float] = []
     fives: list[float] = []
     began = cpu_seconds()

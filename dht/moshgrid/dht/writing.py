@@ -30,7 +30,7 @@ _BULK_SECONDS = 60.0
 PUSHERS = 3
 """How many of those that can do a thing for others do it, in case some cannot."""
 _LOOKUPS = 16
-_AT_ONCE = 2 * ENOUGH
+_AT_ONCE = ENOUGH + 2
 """Storers of a single record that are asked at the same time: five of them answer soon, also when some
 are slow, and the others get it as these answer. Of several records each goes to all its storers at once,
 as that makes the fewest messages."""
