@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import pytest
 
+from moshgrid.dht.density import Density
 from moshgrid.dht.keys import point_of_peer, prefixes_of
 from moshgrid.dht.lookup import Lookup
 from moshgrid.dht.pace import Pace
@@ -154,3 +155,26 @@ def test_a_table_knows_whether_it_may_lack_somebody_near_a_point() -> None:
     assert table.is_waiting(far[5]) and not table.is_waiting(far[0])
     expected = sorted([*near, *far[:6]], key=lambda peer: point_of_peer(peer) ^ 5)
     assert table.candidates(5, 5) == expected[:5]
+
+
+def test_a_table_tells_how_many_of_a_range_it_has_met() -> None:
+    table = RoutingTable(PeerId(OWN), k=4)
+    rng = random.Random(2)
+    peers = [peer_id_from_public_key(rng.randbytes(32)) for _ in range(40)]
+    far = [p for p in peers if (point_of_peer(p) ^ table.own_point).bit_length() == 256]
+    for peer in far[:6]:
+        table.answered(peer, 0.0)
+    assert table.met_beside(point_of_peer(far[9])) == (6, 1 << 255)
+    assert table.met_beside(table.own_point ^ 4) == (0, 4)
+    assert table.met_beside(table.own_point) == (0, 1)
+
+
+def test_a_crowd_shows_also_to_whoever_is_one_of_the_nearest() -> None:
+    density = Density(k=4)
+    for _ in range(8):
+        density.saw(0, PEERS[:4])  # the fourth is as far as it is from 0
+    at = point_of_peer(PEERS[0])
+    crowd = [PEERS[0]] * 4
+    assert density.is_abnormal(at, crowd) and density.is_abnormal(at, crowd[:3])
+    assert not density.is_abnormal(at, crowd[:2]), "too few to tell"
+    assert not density.is_abnormal(0, PEERS[:4]) and not density.is_abnormal(0, PEERS[:3])
