@@ -82,10 +82,19 @@ def test_who_is_slow_is_passed_over_and_may_still_answer(sign: Sign) -> None:
     placed = placement(sign, A, B, C, D)
     placed.start(0.0)
     placed.answered(B, "", [], 0.1)
+    assert placed.deadline == 0.03
+    assert placed.passed(0.03) == []
     assert placed.deadline == 1.0
     assert placed.passed(1.0) == [D]
     placed.answered(A, "", [], 1.5)
     assert A in placed.stored_at
+
+
+def test_all_are_asked_when_the_first_do_not_answer_at_once(sign: Sign) -> None:
+    lookup = Lookup(0, [A, B, C, D], own=OWN, need=4, alpha=2, thorough=False)
+    placed = Placement(sign(), lookup, OWN, 2, mine=False)
+    assert placed.start(0.0) == [A, B]
+    assert placed.passed(0.03) == [C, D]
 
 
 @pytest.mark.parametrize(

@@ -17,8 +17,9 @@ from moshgrid.p2p.identity import PeerId
 
 __all__ = ["Delivery", "Job"]
 
-_AT_ONCE = 10
-"""Messages of one put that wait for their answer; storers take long over many signatures."""
+_AT_ONCE = 16
+"""Messages of a put of many records that wait for their answer; storers take long over many signatures."""
+_UNBOUNDED = 1 << 30
 _SECONDS, _SECONDS_EACH = 5.0, 0.1
 
 
@@ -83,7 +84,7 @@ class Delivery:
         send, receive = trio.open_memory_channel[_Outcome](math.inf)
         wanted: dict[PeerId, list[Job]] = {}
         unfinished = dict.fromkeys(jobs)
-        at_once = trio.Semaphore(_AT_ONCE)
+        at_once = trio.Semaphore(_AT_ONCE if len(jobs) > 1 else _UNBOUNDED)
         for job in jobs:
             _want(wanted, job, job.placement.start(trio.current_time()))
         changed: Iterable[Job] = jobs

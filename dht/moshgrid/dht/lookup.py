@@ -135,6 +135,10 @@ class Lookup:
         self._patience += slack
         self._timeout += slack
 
+    def widen(self) -> None:
+        """From now on all that are needed are asked at once."""
+        self._alpha = self._need
+
     def start(self, now: float) -> Sequence[Effect]:
         """The first questions."""
         self._ends_at = now + self._timeout

@@ -18,6 +18,9 @@ from moshgrid.p2p.machine import DeadlinePassed
 
 __all__ = ["Placement"]
 
+_WIDEN_SECONDS = 0.03
+"""After this long the storers that were to follow are asked too: the first ones are slow, or far."""
+
 
 class Placement:
     """One record's storers. ``start`` first; each call returns whom to send the record now."""
@@ -29,6 +32,7 @@ class Placement:
         self._own = own
         self.acks = acks
         self._mine = mine
+        self._widen_at: float | None = None
         self.stored_at: list[PeerId] = [own] if mine else []
         self.refused: dict[PeerId, str] = {}
         self.failed: list[PeerId] = []
@@ -41,7 +45,8 @@ class Placement:
     @property
     def deadline(self) -> float | None:
         """When to call ``passed``."""
-        return self._lookup.deadline
+        deadlines = (self._lookup.deadline, self._widen_at)
+        return min((at for at in deadlines if at is not None and not self.is_over), default=None)
 
     @property
     def is_over(self) -> bool:
@@ -62,6 +67,7 @@ class Placement:
 
     def start(self, now: float) -> list[PeerId]:
         """The first storers."""
+        self._widen_at = now + _WIDEN_SECONDS
         return self._perform(self._lookup.start(now))
 
     def answered(self, peer: PeerId, code: str, closer: Sequence[PeerId], now: float) -> list[PeerId]:
@@ -82,6 +88,9 @@ class Placement:
 
     def passed(self, now: float) -> list[PeerId]:
         """The deadline passed."""
+        if self._widen_at is not None and now >= self._widen_at:
+            self._widen_at = None
+            self._lookup.widen()
         return self._handle(DeadlinePassed(), now)
 
     def more(self, peers: Iterable[PeerId]) -> list[PeerId]:

@@ -31,9 +31,8 @@ PUSHERS = 3
 """How many of those that can do a thing for others do it, in case some cannot."""
 _LOOKUPS = 16
 _AT_ONCE = ENOUGH + 2
-"""Storers of a single record that are asked at the same time: five of them answer soon, also when some
-are slow, and the others get it as these answer. Of several records each goes to all its storers at once,
-as that makes the fewest messages."""
+"""Storers of a single record that are asked at first; the others follow as these answer, or a moment
+later. Of several records each goes to all its storers at once, as that makes the fewest messages."""
 
 
 @dataclass(frozen=True, slots=True)
