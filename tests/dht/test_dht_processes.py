@@ -51,7 +51,7 @@ def test_records_outlive_processes_that_are_killed(size: int, killed: int, start
     everybody = [first, *others]
     others[0].ask("watch", "k")
     for number, peer in enumerate(everybody):
-        assert peer.ask("put", "k", number, 3) >= 3
+        until(lambda peer=peer, number=number: peer.ask("put", "k", number, 3) >= 3, True)  # type: ignore[misc]
         others[0].hears(number)
     for peer in everybody:
         until(lambda peer=peer: peer.ask("get_all", "k"), list(range(size)))  # type: ignore[misc]
