@@ -122,7 +122,7 @@ class Reading:
         return Read(merged, len(nearest), any(heard.answers[peer].split for peer in nearest))
 
     async def _ask_some(self, heard: _Heard) -> Done:
-        """The nearest, and two witnesses: these at the same time when the neighbourhood is known."""
+        """The nearest, and two witnesses: these at the same time when enough of the storers are known."""
         lookup = Lookup(
             heard.point,
             heard.seeds,
@@ -132,20 +132,19 @@ class Reading:
             thorough=False,
             placing=self._asker.placing,
         )
-        at_once = self._shortlists.guess(heard.key) is not None
+        storers = self._shortlists.probable(heard.key, heard.seeds)
         async with trio.open_nursery() as nursery:
-            if at_once:
-                nursery.start_soon(self._ask_witnesses, heard, heard.seeds[:_ANSWERS])
+            if storers:
+                nursery.start_soon(self._ask_witnesses, heard, storers, heard.seeds[:_ANSWERS])
             known = prefixes_of(heard.seeds)
             done = await self._look_up(lookup, heard, known=known)
-        if not at_once and not self._doubtful(done.closest, heard):
-            await self._ask_witnesses(heard, heard.answers)
+        if not storers and not self._doubtful(done.closest, heard):
+            await self._ask_witnesses(heard, heard.named() - {self._table.own}, heard.answers)
         return done
 
-    async def _ask_witnesses(self, heard: _Heard, asked: Iterable[PeerId]) -> None:
+    async def _ask_witnesses(self, heard: _Heard, of: Iterable[PeerId], asked: Iterable[PeerId]) -> None:
         """The nearest may be one. Asks two more of those that should know, by chance."""
-        named = heard.named() - {self._table.own}
-        chosen = witnesses(heard.point, named, frozenset(asked), self._table.k, self._host.rng)
+        chosen = witnesses(heard.point, of, frozenset(asked), self._table.k, self._host.rng)
         if chosen:
             await self._ask_only(chosen, heard)
 

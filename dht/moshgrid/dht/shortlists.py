@@ -83,6 +83,14 @@ class Shortlists:
         reach = point_of_peer(candidates[k - 1]) ^ point
         return candidates if usual / _TRUSTED <= reach <= usual * _TRUSTED else None
 
+    def probable(self, key: bytes, nearest: list[PeerId]) -> list[PeerId]:
+        """Those of the ``nearest`` known that lie where storers usually do; none when these are too few."""
+        if self.known(key) is not None:
+            return nearest
+        point, usual = self.point(key), self._asker.density.reach(self._table.k) or 0
+        near = [peer for peer in nearest if point_of_peer(peer) ^ point <= usual]
+        return near if 2 * len(near) >= self._table.k else []
+
     async def closest(self, key: bytes) -> list[PeerId]:
         """The shortlist, by a lookup when none is known."""
         while (known := self.known(key)) is None:
