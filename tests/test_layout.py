@@ -106,7 +106,8 @@ def test_sdist_to_wheel_to_an_empty_folder(tmp_path: Path) -> None:
     _build("sdist", ROOT, tmp_path)
     (sdist,) = tmp_path.glob("*.tar.gz")
     with tarfile.open(sdist) as archive:
-        archive.extractall(tmp_path / "unpacked", filter="data")
+        options = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}  # not before 3.11.4
+        archive.extractall(tmp_path / "unpacked", **options)
     (unpacked,) = (tmp_path / "unpacked").iterdir()
     _build("wheel", unpacked, tmp_path)
     (wheel,) = tmp_path.glob("*.whl")
