@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import random
 from typing import Any
 
 import pytest
 
-from moshgrid.dht.disjoint_paths import DisjointLookup
+from moshgrid.dht.disjoint_paths import PATHS, DisjointLookup, deal
 from moshgrid.dht.diversity import Place, diverse, place_of
 from moshgrid.dht.keys import point_of_peer
 from moshgrid.dht.lookup import Answered, Ask, Done, Failed, Lookup
@@ -26,6 +27,16 @@ def paths(*seeds: PeerId, need: int = 2, paths: int = 2, alpha: int = 1, **optio
 
 def test_seeds_are_dealt_out_and_each_path_asks_its_own() -> None:
     assert paths(P[5], P[6]).start(0.0) == [Ask(P[5]), Ask(P[6])]
+
+
+def test_half_of_the_paths_begin_far_from_the_target() -> None:
+    near, far = P[:20], P[20:]
+    dealt = deal(near, P, random.Random(1))
+    begins = [set(dealt[path::PATHS]) for path in range(PATHS)]
+    assert all(begin <= set(near) for begin in begins[:2])
+    assert all(begin <= set(far) for begin in begins[2:])
+    assert begins[0] | begins[1] == set(near[:10]), "the nearest of those"
+    assert deal(near, near, random.Random(1)) == near, "nobody else is known"
 
 
 def test_what_one_path_hears_helps_that_path_only() -> None:

@@ -11,7 +11,7 @@ import trio
 
 from moshgrid.dht.clock_comparison import ClockComparison
 from moshgrid.dht.density import PER_POINT, Density
-from moshgrid.dht.disjoint_paths import DisjointLookup
+from moshgrid.dht.disjoint_paths import DisjointLookup, deal
 from moshgrid.dht.diversity import Placing
 from moshgrid.dht.keys import point_of_peer, prefixes_of
 from moshgrid.dht.lookup import MAX_SKIP, Answered, Ask, Done, Effect, Event, Failed, Lookup
@@ -137,7 +137,8 @@ class Asker:
         if beside is not None:
             options["distance_point"] = partial(_point_beside, beside)
             known = dict.fromkeys(self._table.closest(point, len(self._table)))
-        lookup = DisjointLookup(point, known, **options) if disjoint else Lookup(point, known, **options)
+        dealt = deal(list(known), self._table.live_peers(), self._host.rng)
+        lookup = DisjointLookup(point, dealt, **options) if disjoint else Lookup(point, known, **options)
         me, target = self._me(), point.to_bytes(32)
 
         def question(ask: Ask) -> FindNode:

@@ -181,9 +181,13 @@ class Delivery:
             self._shortlists.keep(key, list(closest))
 
     async def _find_more(self, job: Job, send: trio.MemorySendChannel[_Outcome]) -> None:
-        peers: list[PeerId] = []
+        key, peers = job.placement.record.key, list[PeerId]()
         try:
-            peers = await self._shortlists.closest(job.placement.record.key)
+            if job.placement.is_elsewhere:
+                peers = await self._shortlists.closest(key)
+            else:  # whoever was named so far may be of one mind
+                point = self._shortlists.point(key)
+                peers = list((await self._asker.find_closest(point, disjoint=True)).closest)
         finally:
             send.send_nowait(_More(job, peers))
 

@@ -7,6 +7,7 @@ peer already asked counts as one that knew nobody. The result is the nearest of 
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Iterable, Sequence
 
 from moshgrid.dht.diversity import Placing, diverse
@@ -18,6 +19,21 @@ from moshgrid.p2p.machine import DeadlinePassed
 __all__ = ["PATHS", "DisjointLookup"]
 
 PATHS = 4
+_FAR = 12
+
+
+def deal(near: Sequence[PeerId], met: Iterable[PeerId], rng: random.Random) -> list[PeerId]:
+    """Seeds for ``PATHS`` paths, of which half begin with peers of ``met`` that are not ``near`` the target.
+
+    All that are known near it may be of one mind, and name only each other.
+    """
+    near = list(dict.fromkeys(near))
+    far = sorted(set(met) - set(near))
+    count = min(len(near), len(far), _FAR) // 2 * 2
+    if not count:
+        return near
+    far = rng.sample(far, count)
+    return [peer for at in range(0, count, 2) for peer in (*near[at : at + 2], *far[at : at + 2])]
 
 
 class DisjointLookup:

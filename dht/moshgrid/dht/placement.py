@@ -54,6 +54,11 @@ class Placement:
         return self.closest is not None
 
     @property
+    def is_elsewhere(self) -> bool:
+        """True when somebody but this peer holds the record."""
+        return any(peer != self._own for peer in self.stored_at)
+
+    @property
     def lacks(self) -> bool:
         """True when some failed and others did not fill their places: somebody may be there unheard of."""
         answered = len(self.stored_at) + len(self.refused) - len(self.failed)

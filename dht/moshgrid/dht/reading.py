@@ -9,7 +9,7 @@ from functools import partial
 import trio
 
 from moshgrid.dht.asking import Asker, closer_of
-from moshgrid.dht.disjoint_paths import DisjointLookup
+from moshgrid.dht.disjoint_paths import DisjointLookup, deal
 from moshgrid.dht.keys import point_of_peer, prefixes_of
 from moshgrid.dht.lookup import Ask, Done, Lookup
 from moshgrid.dht.namespaces import Namespaces
@@ -30,7 +30,6 @@ __all__ = ["Read", "Reading"]
 
 _ANSWERS = 3
 _MAX_PAGES = 8
-_FAR = 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +165,7 @@ class Reading:
         """Somebody hides, lags or lies, or nobody ever put it: the k nearest will tell."""
         paths = DisjointLookup(
             heard.point,
-            self._dealt(list(dict.fromkeys([*heard.seeds, *done.closest]))),
+            deal([*heard.seeds, *done.closest], self._table.live_peers(), self._host.rng),
             own=self._table.own,
             need=self._table.k,
             placing=self._asker.placing,
@@ -177,16 +176,6 @@ class Reading:
         region = await self._asker.find_region(heard.point)
         more = await self._ask_only(region, heard)
         return Done(tuple(dict.fromkeys([*done.closest, *more.closest])), done.complete)
-
-    def _dealt(self, near: list[PeerId]) -> list[PeerId]:
-        """Seeds for four paths, of which two begin far from the key: all that are known near may be of one
-        mind, and name only each other."""
-        far = sorted(set(self._table.live_peers()) - set(near))
-        count = min(len(near), len(far), _FAR) // 2 * 2
-        if not count:
-            return near
-        far = self._host.rng.sample(far, count)
-        return [peer for at in range(0, count, 2) for peer in (*near[at : at + 2], *far[at : at + 2])]
 
     async def _look_up(
         self, lookup: Lookup | DisjointLookup, heard: _Heard, *, known: bytes = b"", closer: bool = True
