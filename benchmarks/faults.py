@@ -160,23 +160,34 @@ def kill(peers, relay, undisturbed, arguments):
 
 
 def stop(peers, relay, undisturbed, arguments):
-    """Two peers stand still until the others are done."""
+    """Two peers stand still until the others are done.
+
+    One that wakes up either drops its round and looks for the next by itself, or had given all it had to give
+    before it stood still, learns what was sealed, holds the same bytes as the others, and steps again.
+    """
     victims, survivors = peers[1:3], peers[:1] + peers[3:]
     freeze = lambda: [v.signal(signal.SIGSTOP) for v in victims]  # noqa: E731
     seconds, told = run_round(peers, survivors, undisturbed / 2, freeze)
     for victim in victims:
         victim.signal(signal.SIGCONT)
     woken = time.monotonic()
-    time.sleep(1.0)  # as if they trained; those that wake up look for the next round by themselves
-    for peer in survivors:
+    time.sleep(1.0)  # as if they trained
+    late = {victim: victim.hear(0.0) for victim in victims}
+    for peer in survivors + [victim for victim in victims if late[victim]]:
         peer.go()
     deadline = woken + PATIENCE
-    again = {peer: peer.hear(deadline - time.monotonic()) for peer in peers}
+    sealed = {told[peer]["digest"] for peer in survivors if told[peer]}
+    again = {}
+    for peer in victims + survivors:
+        again[peer] = peer.hear(deadline - time.monotonic())
+        if not late.get(peer) and again[peer] and again[peer]["digest"] in sealed:
+            late[peer] = again[peer]
+            peer.go()
+            again[peer] = peer.hear(deadline - time.monotonic())
     row = outcome(survivors, told, seconds) | next_round(peers, again)
-    mine = {told[peer]["digest"] for peer in survivors if told[peer]}
-    row["woken_hold_the_old_round"] = any(
-        again[victim] and again[victim]["digest"] in mine for victim in victims
-    )
+    applied_late = [said["digest"] for said in late.values() if said and said["success"]]
+    row["woken_learned_the_seal"] = len(applied_late)
+    row["woken_hold_something_else"] = sum(digest not in sealed for digest in applied_late)
     return row
 
 
