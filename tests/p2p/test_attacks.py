@@ -6,6 +6,7 @@ connection after a few thousand; half-sent requests end in time. Honest peers go
 
 from __future__ import annotations
 
+import shutil
 import statistics
 import subprocess
 import sys
@@ -174,7 +175,7 @@ def test_a_flood_of_frames_cuts_its_own_connection_only(kind):
 
 
 def p99(times: list[float]) -> float:
-    """The median of the 99th percentiles of some windows: what the machine does meanwhile hits few of them."""
+    """The median of some windows' 99th percentiles: what the machine does meanwhile hits few of them."""
     size = max(200, len(times) // 20)
     windows = [times[at : at + size] for at in range(0, len(times) - size + 1, size)]
     return statistics.median(statistics.quantiles(window, n=100)[98] for window in windows)
@@ -304,6 +305,11 @@ async def is_let_in(network: Network, source: str, identity: Identity) -> bool:
     return False
 
 
+async def comes_back(network: Network, source: str, identity: Identity) -> None:
+    while not await is_let_in(network, source, identity):  # noqa: ASYNC110
+        await trio.sleep(0.05)
+
+
 def test_a_peer_that_broke_the_rules_comes_back_later_and_its_neighbour_at_once():
     async def scenario(network: Network, admission: Admission, port: int) -> None:
         mallory, here = Identity.generate(), "127.0.10.1"
@@ -312,8 +318,7 @@ def test_a_peer_that_broke_the_rules_comes_back_later_and_its_neighbour_at_once(
         assert not await is_let_in(network, "127.0.10.2", mallory)
         assert admission.refused[Refusal.BARRED] == 1
         assert await is_let_in(network, here, Identity.generate())
-        while not await is_let_in(network, here, mallory):
-            await trio.sleep(0.05)
+        await comes_back(network, here, mallory)
 
     with_limits(scenario, peer_penalty_seconds=(1.0, 1.0))
 
@@ -326,8 +331,7 @@ def test_an_address_that_goes_on_under_new_names_is_refused_unheard_and_comes_ba
         assert not await refused.receive_some(1)
         assert admission.refused[Refusal.BARRED] == 1
         assert await is_let_in(network, "127.0.11.2", Identity.generate())
-        while not await is_let_in(network, "127.0.11.1", Identity.generate()):
-            await trio.sleep(0.05)
+        await comes_back(network, "127.0.11.1", Identity.generate())
 
     with_limits(scenario, source_penalty_seconds=(1.0, 1.0))
 
@@ -343,3 +347,18 @@ def test_an_ipv6_source_has_its_limit_too():
         await is_greeted(await knock(port, "127.0.7.1"))
 
     with_limits(scenario, unauthenticated_per_source=2)
+
+
+def test_a_whole_ipv6_network_has_the_places_of_a_site():
+    if shutil.which("unshare") is None:
+        pytest.skip("unshare is not here, to make a network namespace with")
+    script = Path(__file__).parent / "ipv6_sources.py"
+    command = ["unshare", "--map-root-user", "--net", sys.executable, str(script)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    if done.returncode and "unshare" in done.stderr:
+        pytest.skip(f"no network namespaces here: {done.stderr.strip()}")
+    assert not done.returncode, done.stderr
+    if done.stdout.startswith("none"):
+        pytest.skip(f"no IPv6 in a network namespace here: {done.stdout.strip()}")
+    # One address, the rest of its /56, the rest of its /48 (eight times as much in all), another network.
+    assert done.stdout.split() == ["16", "0", str(7 * 16), "16"]

@@ -232,7 +232,7 @@ def test_an_address_where_it_goes_on_is_refused_unheard_and_never_for_long():
 
 def test_neighbours_and_members_have_no_penalties():
     home = Door(ConnectionLimits())
-    for number in range(5):
+    for _ in range(5):
         offend(home, "127.0.0.1", "mallory")
     assert isinstance(home.arrive("127.0.0.1"), Guest)
     club = Door(members_only=True)

@@ -403,7 +403,7 @@ def test_rapid_resets_are_cheap_and_end_the_connection():
 @pytest.mark.parametrize("kind", ["pings", "opens"])
 def test_a_flood_is_heard_slower_and_slower(kind):
     """P6: 10,000 a second, for ten seconds, in the session's own time."""
-    session, now, at, turns = quiet(), 1.0, 0, 0
+    session, now, at = quiet(), 1.0, 0
     wire = b"".join(
         frame(PING, SYN, 0, 7)
         if kind == "pings"

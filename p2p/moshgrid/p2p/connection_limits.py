@@ -177,7 +177,7 @@ class Admission:
         return bucket
 
     def authenticate(self, guest: Guest, peer: str, now: float) -> Refusal | None:
-        """The guest proved to be ``peer``; None when it may stay. In a private network a member always may."""
+        """The guest proved to be ``peer``; None when it may stay: a private network's member always may."""
         self.left(guest)
         guest.exempt = guest.exempt or self._members_only
         if not guest.exempt and self._bad_peers.holds(peer, now):
