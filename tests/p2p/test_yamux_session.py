@@ -30,16 +30,16 @@ from moshgrid.p2p.yamux_window import MAX_WINDOW
 
 def frames_of(session: YamuxSession) -> list[tuple[int, int, int, int, bytes]]:
     """Everything the session sends now: (type, flags, stream, length, payload)."""
-    wire = b""
+    wire = bytearray()
     while run := session.take():
         wire += b"".join(run)
         session.written(0.0)
-    found = []
-    while wire:
-        _, kind, flags, stream_id, length = HEADER.unpack_from(wire)
+    found, at = [], 0
+    while at < len(wire):
+        _, kind, flags, stream_id, length = HEADER.unpack_from(wire, at)
         size = length if kind == DATA else 0
-        found.append((kind, flags, stream_id, length, wire[12 : 12 + size]))
-        wire = wire[12 + size :]
+        found.append((kind, flags, stream_id, length, bytes(wire[at + 12 : at + 12 + size])))
+        at += 12 + size
     return found
 
 
