@@ -193,29 +193,41 @@ def test_honest_requests_during_ten_seconds_of_flood(kind, rate):
         async with open_libp2p_network(Identity.generate(), []) as honest:
             await honest.dial(victim.addr)
             stream = await honest.open_stream(victim.peer, ECHO)
+            calm: list[tuple[float, float]] = []
+            stormy: list[tuple[float, float]] = []
+
+            async def talk(times: list[tuple[float, float]]) -> None:
+                """Seconds by the clock, and of the victim's processor: other processes slow only the one."""
+                used = victim.cpu_seconds()
+                seconds = await echo_once(stream)
+                times.append((seconds, victim.cpu_seconds() - used))
+
             for _ in range(1000):
                 await echo_once(stream)
-            calm = [await echo_once(stream) for _ in range(4000)]
+            for _ in range(4000):
+                await talk(calm)
             used, began = victim.cpu_seconds(), time.perf_counter()
             await flooder.stdin.send_all(b"\n")
-            stormy: list[float] = []
             while flooder.returncode is None:
-                stormy.append(await echo_once(stream))
+                await talk(stormy)
                 if len(stormy) % 100 == 0:
                     with trio.move_on_after(0):
                         await flooder.wait()
             cores = (victim.cpu_seconds() - used) / (time.perf_counter() - began)
-            calm += [await echo_once(stream) for _ in range(4000)]
+            for _ in range(4000):
+                await talk(calm)
         sent, connections, knocks = map(int, (await flooder.stdout.receive_some()).split())
-        ratio = p99(stormy) / p99(calm)
         print(
             f"{kind}, {rate}/s: {sent} over {connections} connections of {knocks} tried; of the victim's "
-            f"processor {cores:.2f} cores; honest p99 {p99(calm) * 1e3:.2f} ms without, "
-            f"{p99(stormy) * 1e3:.2f} ms during ({ratio:.1f}×), {len(stormy)} answers"
+            f"processor {cores:.2f} cores; {len(stormy)} honest answers"
         )
-        assert sent > 10_000 and max(stormy) < 5.0
+        assert sent > 10_000 and max(stormy)[0] < 5.0
         assert cores <= 1.0
-        assert ratio <= 2.0
+        for clock, what in enumerate(("by the clock", "of the victim's processor")):
+            without, during = (p99([both[clock] for both in times]) for times in (calm, stormy))
+            print(f"  p99 {what}: {without * 1e3:.2f} ms without, {during * 1e3:.2f} ms during")
+            # On a busy computer the victim works for others while an answer waits for us: that delays nobody.
+            assert clock or during <= 2.0 * without
 
     against(attack, 120.0)
 

@@ -32,5 +32,5 @@ class YamuxLimits:
     """Unread bytes of all streams together; the stream that goes beyond is reset."""
     control_frames: int = 8192
     """Small frames that wait for a peer that does not read; more cut the connection."""
-    frames_per_turn: int = 64
+    frames_per_turn: int = 32
     """Frames taken in at once, a new stream for nine, so that a flood leaves the others their turns."""
