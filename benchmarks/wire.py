@@ -5,7 +5,8 @@ usage: python benchmarks/wire.py [--megabytes 256] [--requests 1000] [--dials 20
 
 Each system has two processes on loopback. CPU seconds are those of both (with p2pd, of both daemons too),
 the system's share included. "Both ways" counts the bytes of both directions. With ssl and raw sockets 16
-streams are 16 connections, each with a thread; the others have one connection and one thread. The memory
+streams are 16 connections, each with a thread, or two when it goes both ways over a raw socket; the others
+have one connection and one thread. The memory
 of idle connections is the listener's. Ratios are ours over the other's, so that more is better for MB/s
 and less is better for the rest. Without a PATH, p2pd is fetched once with pip (hivemind's wheel).
 """
@@ -13,6 +14,7 @@ and less is better for the rest. Without a PATH, p2pd is fetched once with pip (
 import argparse
 import json
 import os
+import select
 import socket
 import ssl
 import statistics
@@ -278,7 +280,10 @@ def serve_blocking(connection: socket.socket, wrap) -> None:
             if not (data := connection.recv(65536)):
                 return
             connection.sendall(data)
-        both_blocking(connection, size, write, kind == BOTH)
+        if kind == BOTH:
+            both_blocking(connection, size, write)
+        else:
+            receive_blocking(connection, size)
         connection.sendall(b"!")
 
 
@@ -287,19 +292,50 @@ def transfer_blocking(connection: socket.socket, size: int, write: int, both: bo
     if not both:
         send_blocking(connection, size, write)
     else:
-        both_blocking(connection, size, write, True)
+        both_blocking(connection, size, write)
     read_exactly(connection, 1)
 
 
-def both_blocking(connection: socket.socket, size: int, write: int, send_too: bool) -> None:
+def both_blocking(connection: socket.socket, size: int, write: int) -> None:
+    if isinstance(connection, ssl.SSLSocket):
+        both_by_turns(connection, size, write)
+        return
     sender = threading.Thread(target=send_blocking, args=(connection, size, write))
-    if send_too:
-        sender.start()
+    sender.start()
+    receive_blocking(connection, size)
+    sender.join()
+
+
+def both_by_turns(connection: ssl.SSLSocket, size: int, write: int) -> None:
+    """Both ways in one thread: two must not use one TLS connection at once."""
+    data, buffer = memoryview(bytes(write)), memoryview(bytearray(READ_BYTES))
+    to_send = to_receive = size
+    at = 0  # of the piece that is being written
+    connection.setblocking(False)
+    while to_send or to_receive:
+        waits = True
+        if to_send:
+            with suppress(ssl.SSLWantReadError, ssl.SSLWantWriteError):
+                sent = connection.send(data[at : min(write, at + to_send)])
+                to_send, at, waits = to_send - sent, (at + sent) % write, False
+        if to_receive:
+            with suppress(ssl.SSLWantReadError, ssl.SSLWantWriteError):
+                got = connection.recv_into(buffer, min(to_receive, READ_BYTES))
+                if not got:
+                    raise EOFError
+                to_receive, waits = to_receive - got, False
+        if waits:
+            select.select([connection], [connection] if to_send else [], [])
+    connection.setblocking(True)
+
+
+def receive_blocking(connection: socket.socket, size: int) -> None:
     buffer, left = memoryview(bytearray(READ_BYTES)), size
     while left:
-        left -= connection.recv_into(buffer, min(left, READ_BYTES))
-    if send_too:
-        sender.join()
+        got = connection.recv_into(buffer, min(left, READ_BYTES))
+        if not got:
+            raise EOFError
+        left -= got
 
 
 def send_blocking(connection: socket.socket, size: int, write: int) -> None:

@@ -24,6 +24,7 @@ MAX_LINES = 300
 SLEEPS_ALLOWED = {
     "tests/test_layout.py": "names what it looks for",
     "tests/p2p/interrupted_call.py": "a call that does not end by itself, to be interrupted",
+    "tests/p2p/flood_process.py": "an attacker that comes again and again",
     "tests/p2p/test_libp2p_network.py": "a peer that is slow on purpose",
     "tests/p2p/test_network_contract.py": "one suite for virtual time and for real sockets",
     "tests/support/victim.py": "what shows from outside another process only, by looking again",

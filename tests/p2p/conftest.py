@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -24,10 +25,13 @@ class Mesh:
         nursery: trio.Nursery,
         open_one: Callable[[Identity], AbstractAsyncContextManager[Network]],
         freeze: Callable[[Any], None],
+        crash: Callable[[Any], None],
     ) -> None:
         self.nursery = nursery
         self.freeze = freeze
         """Stops a peer as SIGSTOP would."""
+        self.crash = crash
+        """Ends a peer's connections as SIGKILL would."""
         self._open_one = open_one
         self._living: dict[str, tuple[trio.Event, trio.Event]] = {}
         self._count = 0
@@ -91,6 +95,9 @@ class World:
                 def freeze(network: Any) -> None:
                     switch.freeze(network.peer_id)
 
+                def crash(network: Any) -> None:
+                    switch.crash(network.peer_id)
+
                 @asynccontextmanager
                 async def open_one(identity: Identity) -> AsyncIterator[Network]:
                     network = switch.network(identity)
@@ -101,9 +108,9 @@ class World:
 
                 listen = "/ip4/127.0.0.1/tcp/0" + ("/ws" if self.kind == "websocket" else "")
                 open_one = partial(open_libp2p_network, listen=[listen])
-                freeze = _silence
+                freeze, crash = _silence, _cut
             nursery = await stack.enter_async_context(trio.open_nursery())
-            mesh = Mesh(nursery, open_one, freeze)
+            mesh = Mesh(nursery, open_one, freeze, crash)
             yield mesh
             await mesh.close_all()
 
@@ -112,6 +119,18 @@ def _silence(network: Any) -> None:
     """From outside the same as SIGSTOP: nothing is sent any more on what is connected."""
     for connection in network._connections.all():
         connection.driver.session.take = list
+
+
+def _cut(network: Any) -> None:
+    """From outside the same as SIGKILL: the system ends the connections, and nobody says goodbye."""
+    from libp2p.network.connection.raw_connection import RawConnection
+
+    _silence(network)
+    for connection in network._connections.all():
+        raw = connection.secured_conn
+        while not isinstance(raw, RawConnection):
+            raw = raw._connection
+        raw.stream.stream.socket.shutdown(socket.SHUT_RDWR)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

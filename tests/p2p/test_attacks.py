@@ -6,6 +6,7 @@ connection after a few thousand; half-sent requests end in time. Honest peers go
 
 from __future__ import annotations
 
+import shutil
 import statistics
 import subprocess
 import sys
@@ -91,8 +92,8 @@ def test_a_thousand_half_sent_requests_are_gone_in_time():
 
 def test_a_sender_that_ignores_its_window_is_cut_off_and_costs_no_memory():
     async def attack(victim: Victim) -> None:
-        async def cheat() -> int:
-            session = await raw_session_at(victim.addr)
+        async def cheat(number: int) -> int:
+            session = await raw_session_at(victim.addr, f"127.0.8.{number}")
             await session.send_all([pack_header(WINDOW_UPDATE, SYN, 1, 0)])
             hello = HEADER + STAY
             await session.send_all([pack_header(DATA, 0, 1, len(hello)), hello])
@@ -109,8 +110,8 @@ def test_a_sender_that_ignores_its_window_is_cut_off_and_costs_no_memory():
             return sent
 
         memory = []
-        for _ in range(3):
-            sent = [await cheat() for _ in range(10)]
+        for turn in range(3):
+            sent = [await cheat(10 * turn + number) for number in range(1, 11)]
             assert max(sent) < 16 * MEGABYTE
             memory.append(victim.memory())
             await trio.sleep(HANDSHAKE_SECONDS + 0.2)  # the handlers that wait for nobody are gone then
@@ -158,8 +159,8 @@ def test_a_flood_of_frames_cuts_its_own_connection_only(kind):
                         answered += 1
 
                 nursery.start_soon(talk)
-                for _ in range(3):
-                    flood = Flood(await raw_session_at(victim.addr), kind)
+                for number in range(1, 4):
+                    flood = Flood(await raw_session_at(victim.addr, f"127.0.9.{number}"), kind)
                     with trio.fail_after(20.0):
                         await flood.run(100_000)  # returns when the victim hung up
                 ended.set()
@@ -173,37 +174,60 @@ def test_a_flood_of_frames_cuts_its_own_connection_only(kind):
     against(attack)
 
 
+def p99(times: list[float]) -> float:
+    """The median of some windows' 99th percentiles: what the machine does meanwhile hits few of them."""
+    size = max(200, len(times) // 20)
+    windows = [times[at : at + size] for at in range(0, len(times) - size + 1, size)]
+    return statistics.median(statistics.quantiles(window, n=100)[98] for window in windows)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["opens", "pings"])
 @pytest.mark.parametrize("rate", ["10000", "inf"])
 def test_honest_requests_during_ten_seconds_of_flood(kind, rate):
     async def attack(victim: Victim) -> None:
-        command = [sys.executable, str(FLOODER), victim.addr, kind, rate, "10"]
+        command = [sys.executable, str(FLOODER), victim.addr, kind, rate, "10", "127.0.9.1"]
         flooder = await trio.lowlevel.open_process(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         assert flooder.stdin is not None and flooder.stdout is not None
         assert b"ready" in await flooder.stdout.receive_some()
         async with open_libp2p_network(Identity.generate(), []) as honest:
             await honest.dial(victim.addr)
             stream = await honest.open_stream(victim.peer, ECHO)
-            calm = [await echo_once(stream) for _ in range(2000)]
+            calm: list[tuple[float, float]] = []
+            stormy: list[tuple[float, float]] = []
+
+            async def talk(times: list[tuple[float, float]]) -> None:
+                """Seconds by the clock, and of the victim's processor: other processes slow only the one."""
+                used = victim.cpu_seconds()
+                seconds = await echo_once(stream)
+                times.append((seconds, victim.cpu_seconds() - used))
+
+            for _ in range(1000):
+                await echo_once(stream)
+            for _ in range(4000):
+                await talk(calm)
             used, began = victim.cpu_seconds(), time.perf_counter()
             await flooder.stdin.send_all(b"\n")
-            stormy: list[float] = []
             while flooder.returncode is None:
-                stormy.append(await echo_once(stream))
+                await talk(stormy)
                 if len(stormy) % 100 == 0:
                     with trio.move_on_after(0):
                         await flooder.wait()
-        seconds = time.perf_counter() - began
-        sent = (await flooder.stdout.receive_some()).decode().split()
-        calm_99, stormy_99 = (statistics.quantiles(times, n=100)[98] for times in (calm, stormy))
+            cores = (victim.cpu_seconds() - used) / (time.perf_counter() - began)
+            for _ in range(4000):
+                await talk(calm)
+        sent, connections, knocks = map(int, (await flooder.stdout.receive_some()).split())
         print(
-            f"{kind}, {rate}/s: {sent[0]} over {sent[1]} connections in {seconds:.1f} s; of the victim's "
-            f"processor {(victim.cpu_seconds() - used) / seconds:.2f} cores; honest p99 "
-            f"{calm_99 * 1e3:.2f} ms before, "
-            f"{stormy_99 * 1e3:.2f} ms during ({stormy_99 / calm_99:.1f}×), {len(stormy)} answers"
+            f"{kind}, {rate}/s: {sent} over {connections} connections of {knocks} tried; of the victim's "
+            f"processor {cores:.2f} cores; {len(stormy)} honest answers"
         )
-        assert int(sent[1]) > 3 and max(stormy) < 5.0
+        assert sent > 10_000 and max(stormy)[0] < 5.0
+        assert cores <= 1.0
+        for clock, what in enumerate(("by the clock", "of the victim's processor")):
+            without, during = (p99([both[clock] for both in times]) for times in (calm, stormy))
+            print(f"  p99 {what}: {without * 1e3:.2f} ms without, {during * 1e3:.2f} ms during")
+            # On a busy computer the victim works for others while an answer waits for us: that delays nobody.
+            assert clock or during <= 2.0 * without
 
     against(attack, 120.0)
 
@@ -273,6 +297,57 @@ def test_who_comes_too_often_is_refused_unheard_and_others_are_not():
     with_limits(scenario, arrivals_per_second=5.0, arrival_burst=10.0)
 
 
+async def breaks_the_rules(network: Network, source: str, identity: Identity) -> None:
+    """Returns when it was cut for that."""
+    session = await raw_session_at(network.addrs[0], source, identity)
+    with suppress(IOException):
+        await session.send_all([pack_header(DATA, 0, 77, 0)])  # for a stream that never was
+        while await session.receive_some():
+            pass
+    await session.close()
+
+
+async def is_let_in(network: Network, source: str, identity: Identity) -> bool:
+    """Whether a connection is secured and stays, as its first ping shows."""
+    with suppress(Exception):
+        session = await raw_session_at(network.addrs[0], source, identity)
+        heard = await session.receive_some()
+        await session.close()
+        return bool(heard)
+    return False
+
+
+async def comes_back(network: Network, source: str, identity: Identity) -> None:
+    while not await is_let_in(network, source, identity):  # noqa: ASYNC110
+        await trio.sleep(0.05)
+
+
+def test_a_peer_that_broke_the_rules_comes_back_later_and_its_neighbour_at_once():
+    async def scenario(network: Network, admission: Admission, port: int) -> None:
+        mallory, here = Identity.generate(), "127.0.10.1"
+        assert await is_let_in(network, here, mallory)
+        await breaks_the_rules(network, here, mallory)
+        assert not await is_let_in(network, "127.0.10.2", mallory)
+        assert admission.refused[Refusal.BARRED] == 1
+        assert await is_let_in(network, here, Identity.generate())
+        await comes_back(network, here, mallory)
+
+    with_limits(scenario, peer_penalty_seconds=(1.0, 1.0))
+
+
+def test_an_address_that_goes_on_under_new_names_is_refused_unheard_and_comes_back_later():
+    async def scenario(network: Network, admission: Admission, port: int) -> None:
+        for _ in range(3):
+            await breaks_the_rules(network, "127.0.11.1", Identity.generate())
+        refused = await knock(port, "127.0.11.1")
+        assert not await refused.receive_some(1)
+        assert admission.refused[Refusal.BARRED] == 1
+        assert await is_let_in(network, "127.0.11.2", Identity.generate())
+        await comes_back(network, "127.0.11.1", Identity.generate())
+
+    with_limits(scenario, source_penalty_seconds=(1.0, 1.0))
+
+
 def test_an_ipv6_source_has_its_limit_too():
     async def scenario(network: Network, admission: Admission, port: int) -> None:
         six = int(network.addrs[1].split("/")[4])
@@ -284,3 +359,18 @@ def test_an_ipv6_source_has_its_limit_too():
         await is_greeted(await knock(port, "127.0.7.1"))
 
     with_limits(scenario, unauthenticated_per_source=2)
+
+
+def test_a_whole_ipv6_network_has_the_places_of_a_site():
+    if shutil.which("unshare") is None:
+        pytest.skip("unshare is not here, to make a network namespace with")
+    script = Path(__file__).parent / "ipv6_sources.py"
+    command = ["unshare", "--map-root-user", "--net", sys.executable, str(script)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    if done.returncode and "unshare" in done.stderr:
+        pytest.skip(f"no network namespaces here: {done.stderr.strip()}")
+    assert not done.returncode, done.stderr
+    if done.stdout.startswith("none"):
+        pytest.skip(f"no IPv6 in a network namespace here: {done.stdout.strip()}")
+    # One address, the rest of its /56, the rest of its /48 (eight times as much in all), another network.
+    assert done.stdout.split() == ["16", "0", str(7 * 16), "16"]

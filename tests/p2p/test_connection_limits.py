@@ -36,7 +36,7 @@ class Door:
     def enter(self, address: str) -> Refusal | None:
         guest = self.arrive(address)
         assert isinstance(guest, Guest)
-        return self.admission.authenticate(guest)
+        return self.admission.authenticate(guest, "nobody", self.now)
 
 
 def test_the_numbers_of_a_public_peer():
@@ -174,7 +174,7 @@ def test_no_order_of_events_breaks_a_bound(seed):
                 strangers.append(guest)
         elif what < 0.7 and strangers:
             guest = strangers.pop(chance.randrange(len(strangers)))
-            if guest.crowd is not None and admission.authenticate(guest) is None:
+            if guest.crowd is not None and admission.authenticate(guest, "nobody", 0.0) is None:
                 known.append(guest)
         elif what < 0.85 and strangers:
             admission.left(strangers.pop(chance.randrange(len(strangers))))
@@ -189,3 +189,74 @@ def test_no_order_of_events_breaks_a_bound(seed):
     for guest in strangers + known:
         admission.left(guest)
     assert (admission.unauthenticated, admission.authenticated) == (0, 0)
+
+
+def offend(door: Door, address: str, peer: str) -> None:
+    guest = door.arrive(address)
+    assert isinstance(guest, Guest)
+    assert door.admission.authenticate(guest, peer, door.now) is None
+    door.admission.offended(guest, peer, door.now)
+    door.admission.left(guest)
+
+
+def test_a_peer_that_broke_the_rules_waits_wherever_it_comes_from_and_its_neighbours_do_not():
+    door = Door()
+    offend(door, "203.0.113.7", "mallory")
+    for address in ("203.0.113.7", "198.51.100.1"):
+        guest = door.arrive(address)
+        assert isinstance(guest, Guest)
+        assert door.admission.authenticate(guest, "mallory", 0.5) is Refusal.BARRED
+    assert door.enter("203.0.113.7") is None
+    assert door.admission.refused[Refusal.BARRED] == 2
+    guest = door.arrive("203.0.113.7")
+    assert isinstance(guest, Guest)
+    assert door.admission.authenticate(guest, "mallory", 1.5) is None
+
+
+def test_an_address_where_it_goes_on_is_refused_unheard_and_never_for_long():
+    door = Door()
+    for name in ("mallory", "malice"):
+        offend(door, "203.0.113.7", name)
+    assert door.enter("203.0.113.7") is None
+    offend(door, "203.0.113.7", "mallet")
+    assert door.arrive("203.0.113.7") is Refusal.BARRED
+    assert door.enter("203.0.113.8") is None
+    door.now = 1.5
+    assert door.enter("203.0.113.7") is None
+    for number in range(100):  # however often: sixteen seconds
+        offend(door, "203.0.113.7", f"mallory {number}")
+        assert door.arrive("203.0.113.7") is Refusal.BARRED
+        door.now += 16.5
+    assert isinstance(door.arrive("203.0.113.7"), Guest)
+
+
+def test_neighbours_and_members_have_no_penalties():
+    home = Door(ConnectionLimits())
+    for _ in range(5):
+        offend(home, "127.0.0.1", "mallory")
+    assert isinstance(home.arrive("127.0.0.1"), Guest)
+    club = Door(members_only=True)
+    for number in range(5):
+        offend(club, "203.0.113.7", f"member {number}")
+    assert isinstance(club.arrive("203.0.113.7"), Guest)
+
+
+def test_an_ipv6_site_has_eight_times_what_a_source_has():
+    limits = ConnectionLimits(arrival_burst=1e9, unauthenticated_per_source=2, exempt=())
+    door = Door(limits)
+    for house in range(8):
+        for _ in range(2):
+            assert isinstance(door.arrive(f"2001:db8:1:{house:x}00::1"), Guest)
+    assert door.arrive("2001:db8:1:8800::1") is Refusal.UNAUTHENTICATED
+    other = door.arrive("2001:db8:2:100::1")
+    assert isinstance(other, Guest)
+    door.admission.left(other)
+    assert isinstance(door.arrive("2001:db8:2:100::1"), Guest)
+
+
+def test_an_ipv6_site_has_a_rate():
+    limits = ConnectionLimits(arrival_burst=2.0, exempt=())
+    door = Door(limits)
+    arrivals = [door.arrive(f"2001:db8:1:{house:x}00::1") for house in range(40)]
+    assert arrivals.count(Refusal.TOO_OFTEN) == 40 - 16
+    assert isinstance(door.arrive("2001:db8:2::1"), Guest)

@@ -370,7 +370,7 @@ def test_a_connection_takes_no_longer_than_its_handshakes():
                     began = trio.current_time()
                     await visitor.dial(network.addrs[0])
                     seconds.append(trio.current_time() - began)
-        assert sorted(seconds)[4] < 0.025
+        assert min(seconds) < 0.025  # other processes delay some of them; a wait of ours would delay all
 
     run(scenario)
 

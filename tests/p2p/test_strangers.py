@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import resource
 import statistics
+import subprocess
 import sys
 from contextlib import suppress
 from itertools import count
+from pathlib import Path
 
 import pytest
 import trio
@@ -35,6 +37,7 @@ from moshgrid.p2p.network import Network
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc and uses all of 127.0.0.0/8")
 
+FLOODER = Path(__file__).parent / "flood_process.py"
 HEADER = b"\x13/multistream/1.0.0\n"
 NOISE, TLS = HEADER + b"\x07/noise\n", HEADER + b"\x0b/tls/1.0.0\n"
 
@@ -145,12 +148,35 @@ def test_half_open_connections_of_one_address_are_few_and_gone_in_time():
             for _ in range(1000):
                 nursery.start_soon(one)
             times = await honest_visits(victim, 20)
-        print(f"p95 of an honest visit: {statistics.quantiles(times, n=20)[-1]:.2f} s")
+        p95 = statistics.quantiles(times, n=20)[-1]
+        print(f"p95 of an honest visit: {p95:.2f} s")
         assert statistics.median(times) < 1.0
         # Sixteen, the honest visitor, and one that is being turned away.
         assert most - before <= 16 + 3
 
     against(attack)
+
+
+@pytest.mark.slow
+def test_honest_peers_connect_while_one_address_keeps_a_thousand_half_open():
+    async def attack(victim: Victim) -> None:
+        command = [sys.executable, str(FLOODER), victim.addr, "half-open", "inf", "30", "127.0.12.1"]
+        flooder = await trio.lowlevel.open_process(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        assert flooder.stdin is not None and flooder.stdout is not None
+        assert b"ready" in await flooder.stdout.receive_some()
+        await flooder.stdin.send_all(b"\n")
+        await trio.sleep(1.0)
+        used, began = victim.cpu_seconds(), trio.current_time()
+        times = await honest_visits(victim, 100)
+        cores = (victim.cpu_seconds() - used) / (trio.current_time() - began)
+        assert flooder.returncode is None  # it went on all the while
+        held = victim.descriptors()
+        await flooder.wait()
+        p95 = statistics.quantiles(times, n=20)[-1]
+        print(f"honest visits: p95 {p95:.2f} s, most {max(times):.2f} s; {held} files, {cores:.2f} cores")
+        assert p95 <= 1.0
+
+    against(attack, 120.0)
 
 
 @pytest.mark.parametrize("refused", [3000, pytest.param(10_000, marks=pytest.mark.slow)])

@@ -30,16 +30,16 @@ from moshgrid.p2p.yamux_window import MAX_WINDOW
 
 def frames_of(session: YamuxSession) -> list[tuple[int, int, int, int, bytes]]:
     """Everything the session sends now: (type, flags, stream, length, payload)."""
-    wire = b""
+    wire = bytearray()
     while run := session.take():
         wire += b"".join(run)
         session.written(0.0)
-    found = []
-    while wire:
-        _, kind, flags, stream_id, length = HEADER.unpack_from(wire)
+    found, at = [], 0
+    while at < len(wire):
+        _, kind, flags, stream_id, length = HEADER.unpack_from(wire, at)
         size = length if kind == DATA else 0
-        found.append((kind, flags, stream_id, length, wire[12 : 12 + size]))
-        wire = wire[12 + size :]
+        found.append((kind, flags, stream_id, length, bytes(wire[at + 12 : at + 12 + size])))
+        at += 12 + size
     return found
 
 
@@ -230,10 +230,18 @@ def test_closing_drops_what_comes_and_gives_up_after_a_while():
     assert frames_of(session) == [(DATA, FIN, 1, 0, b"")]
     session.receive(frame(DATA, 0, 1, payload=bytes(200_000)), 2.0)
     assert stream.buffered == 0 and session.streams.buffered == 0
-    assert (WINDOW_UPDATE, 0, 1, 200_000, b"") in frames_of(session)
+    assert (WINDOW_UPDATE, 0, 1, 200_006, b"") in frames_of(session)
     session.tick(11.5)
     assert (WINDOW_UPDATE, RST, 1, 0, b"") in frames_of(session)
     assert not session.streams.live
+
+
+def test_what_was_unread_at_closing_is_given_back_so_that_the_peer_can_finish():
+    session = quiet()
+    stream = accepted(session)
+    session.receive(frame(DATA, 0, 1, payload=bytes(INITIAL_WINDOW)), 1.0)
+    session.close(stream, 1.0)
+    assert (WINDOW_UPDATE, 0, 1, INITIAL_WINDOW, b"") in frames_of(session)
 
 
 def test_closing_when_the_peer_has_ended_frees_the_stream_at_once():
@@ -361,7 +369,7 @@ def test_what_breaks_the_protocol_ends_it_and_is_told(wire, fault):
 
 
 def test_a_peer_that_asks_and_never_reads_is_cut():
-    session = quiet(control_frames=50, inbound_streams=2000)
+    session = quiet(control_frames=50, inbound_streams=2000, frames_per_turn=1 << 20)
     session.receive(b"".join(frame(WINDOW_UPDATE, SYN, 2 * n + 1) for n in range(100)), 1.0)
     assert session.over == "the peer asks and does not read the answers"
 
@@ -389,7 +397,31 @@ def test_rapid_resets_are_cheap_and_end_the_connection():
         turns += 1
     assert session.fault is not None and "kept on" in session.fault
     assert at <= 24 * 6200 + 65536  # its burst of streams and the patience after it
-    assert len(session._guard._gone) <= 2048 and not session.streams.live
+    assert len(session.guard._gone) <= 2048 and not session.streams.live
+
+
+@pytest.mark.parametrize("kind", ["pings", "opens"])
+def test_a_flood_is_heard_slower_and_slower(kind):
+    """P6: 10,000 a second, for ten seconds, in the session's own time."""
+    session, now, at = quiet(), 1.0, 0
+    wire = b"".join(
+        frame(PING, SYN, 0, 7)
+        if kind == "pings"
+        else frame(WINDOW_UPDATE, SYN, 2 * n + 1) + frame(WINDOW_UPDATE, RST, 2 * n + 1)
+        for n in range(100_000)
+    )
+    heard = []
+    while session.over is None and now < 11.0:
+        before = at
+        sent = int((now - 1.0) * 10_000 + 100) * (12 if kind == "pings" else 24)
+        at += session.receive(wire[at:sent][:65536], now)
+        heard.append((now, (at - before) // 12))
+        frames_of(session)
+        now = max(now + 0.001, session.guard.rests_until)
+    assert max(frames for _, frames in heard) <= session.limits.frames_per_turn
+    assert session.fault is not None and "kept on" in session.fault
+    late = sum(frames for when, frames in heard if when > heard[-1][0] - 1.0)
+    assert late <= 2 * 2600  # of the 20,000 frames that were sent in that second
 
 
 def test_small_writes_and_new_streams_go_before_bulk_and_bulk_takes_turns():

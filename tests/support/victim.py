@@ -124,10 +124,10 @@ async def _running(process: trio.Process) -> AsyncIterator[None]:
             await process.wait()
 
 
-async def raw_session_at(addr: str) -> Any:
+async def raw_session_at(addr: str, source: str = "127.0.0.1", identity: Identity | None = None) -> Any:
     """A connection that is encrypted and has agreed on yamux, and speaks none: frames are the attacker's."""
-    upgrade = Upgrade(Identity.generate(), _Nobody(), None)
-    raw = RawConnection(TrioTCPStream(await knock(int(addr.split("/")[4]), "127.0.0.1")), True)
+    upgrade = Upgrade(identity or Identity.generate(), _Nobody(), None)
+    raw = RawConnection(TrioTCPStream(await knock(int(addr.split("/")[4]), source)), True)
     secured = await upgrade.upgrade_security(raw, True, ID.from_base58(addr.rpartition("/")[2]))
     await propose(SecureLine(secured), [YAMUX_ID])
     return secured
@@ -233,9 +233,12 @@ def against(attack: Callable[[Victim], Awaitable[None]], limit: float = 60.0) ->
         with trio.fail_after(limit):
             async with victim() as target:
                 await honest_visits(target, 2)
-                before = target.descriptors()
+                before, resident = target.descriptors(), target.memory()
                 await attack(target)
                 assert min(await honest_visits(target, 3)) < 1.0
                 await target.rests_at(before, HANDSHAKE_SECONDS + 3.0)
+                grown = target.memory() - resident
+                print(f"{grown / MEGABYTE:.1f} MiB more than before")
+                assert grown < 32 * MEGABYTE  # what the allocator keeps; a second attack adds none
 
     trio.run(main)

@@ -2,22 +2,26 @@
 
 Every budget belongs to a source (an IPv4 address, or the /56 of an IPv6 one). Nothing that one source does
 closes the door for the others: when all places are taken, the source that holds most of them loses its
-oldest connection to the newcomer, unless the newcomer's source holds as many.
+oldest connection to the newcomer, unless the newcomer's source holds as many. Whoever broke the rules of a
+connection is refused for a while: the peer at once, its source when that goes on.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 
+from moshgrid.p2p.penalty_box import PenaltyBox
 from moshgrid.p2p.token_bucket import TokenBucket
 
 __all__ = ["HOME", "Admission", "ConnectionLimits", "Guest", "Refusal", "source_of"]
 
 _MAX_SOURCES = 8192
+_SITE = 8
+"""A site, the /48 of an IPv6 address, has as much as so many sources."""
 
 Range = IPv4Network | IPv6Network
 
@@ -56,6 +60,10 @@ class ConnectionLimits:
     """From a connection's first moment until it is secured and multiplexed."""
     idle_seconds: float = 60.0
     """How long a connection that another made may be without a stream; those of exempt sources for ever."""
+    peer_penalty_seconds: tuple[float, float] = (1.0, 600.0)
+    """How long a peer that broke the rules is refused: the first time, and at most."""
+    source_penalty_seconds: tuple[float, float] = (1.0, 16.0)
+    """The same for a source, from the third time on; at most so short, because others may live there too."""
     exempt: tuple[Range, ...] = HOME
     """Sources without limits of their own; the sums in all bind them too."""
     streams_per_peer: int = 1024
@@ -83,6 +91,7 @@ class Refusal(Enum):
     UNAUTHENTICATED = "too many connections of this address have not said who they are"
     AUTHENTICATED = "too many connections from this address"
     FULL = "all places are taken"
+    BARRED = "it broke the rules not long ago"
 
 
 def source_of(address: str) -> str:
@@ -95,13 +104,19 @@ def source_of(address: str) -> str:
     return str(ip_network((ip, 56), strict=False))
 
 
+def site_of(source: str) -> str | None:
+    """The site, a /48, of an IPv6 source; None for an IPv4 one."""
+    return str(IPv6Network(source).supernet(new_prefix=48)) if "/" in source else None
+
+
 class Guest:
     """One connection that somebody made to us, until it has left."""
 
-    __slots__ = ("crowd", "dismiss", "exempt", "source")
+    __slots__ = ("crowd", "dismiss", "exempt", "site", "source")
 
     def __init__(self, source: str, exempt: bool, dismiss: Callable[[], None]) -> None:
         self.source = source
+        self.site = site_of(source)
         self.exempt = exempt
         self.dismiss = dismiss
         self.crowd: _Crowd | None = None
@@ -116,6 +131,8 @@ class Admission:
         """How many were, since the start."""
         self._members_only = members_only
         self._rates: OrderedDict[str, TokenBucket] = OrderedDict()
+        self._bad_peers = PenaltyBox(0, *limits.peer_penalty_seconds)
+        self._bad_sources = PenaltyBox(2, *limits.source_penalty_seconds)
         self._strangers = _Crowd(limits.unauthenticated_per_source, limits.transient)
         self._known = _Crowd(limits.authenticated_per_source, limits.total)
 
@@ -136,24 +153,42 @@ class Admission:
             ip = ip.ipv4_mapped
         exempt = any(ip in home for home in self.limits.exempt if home.version == ip.version)
         guest = Guest(source_of(address), exempt, dismiss)
-        if not exempt and not self._rate_of(guest.source, now).take(now):
-            self.refused[Refusal.TOO_OFTEN] += 1
-            return Refusal.TOO_OFTEN
+        if not exempt:
+            if self._bad_sources.holds(guest.source, now):
+                return self._refuse(Refusal.BARRED)
+            rates = [self._rate_of(guest.source, 1, now)]
+            if guest.site is not None:
+                rates.append(self._rate_of(guest.site, _SITE, now))
+            if not all(rate.take(now) for rate in rates):
+                return self._refuse(Refusal.TOO_OFTEN)
         return self._seat(guest, self._strangers, Refusal.UNAUTHENTICATED) or guest
 
-    def _rate_of(self, source: str, now: float) -> TokenBucket:
+    def _refuse(self, refusal: Refusal) -> Refusal:
+        self.refused[refusal] += 1
+        return refusal
+
+    def _rate_of(self, source: str, shares: int, now: float) -> TokenBucket:
         if (bucket := self._rates.pop(source, None)) is None:
-            bucket = TokenBucket(self.limits.arrivals_per_second, self.limits.arrival_burst, now)
+            rate, burst = self.limits.arrivals_per_second, self.limits.arrival_burst
+            bucket = TokenBucket(shares * rate, shares * burst, now)
         self._rates[source] = bucket
         if len(self._rates) > _MAX_SOURCES:
             self._rates.popitem(last=False)
         return bucket
 
-    def authenticate(self, guest: Guest) -> Refusal | None:
-        """The guest proved who it is; None when it may stay. In a private network a member always may."""
+    def authenticate(self, guest: Guest, peer: str, now: float) -> Refusal | None:
+        """The guest proved to be ``peer``; None when it may stay: a private network's member always may."""
         self.left(guest)
         guest.exempt = guest.exempt or self._members_only
+        if not guest.exempt and self._bad_peers.holds(peer, now):
+            return self._refuse(Refusal.BARRED)
         return self._seat(guest, self._known, Refusal.AUTHENTICATED)
+
+    def offended(self, guest: Guest, peer: str, now: float) -> None:
+        """The guest broke the rules of its connection, which is over."""
+        if not guest.exempt:
+            self._bad_peers.offended(peer, now)
+            self._bad_sources.offended(guest.source, now)
 
     def left(self, guest: Guest) -> None:
         """The connection is over; to say so again does nothing."""
@@ -167,7 +202,7 @@ class Admission:
 
     def _seat(self, guest: Guest, crowd: _Crowd, crowded: Refusal) -> Refusal | None:
         refusal = None
-        if not guest.exempt and crowd.count(guest.source) >= crowd.per_source:
+        if not guest.exempt and crowd.is_full_for(guest):
             refusal = crowded
         elif crowd.size >= crowd.places:
             oldest = crowd.oldest()
@@ -177,11 +212,10 @@ class Admission:
                 refusal = Refusal.FULL
             else:
                 self._dismiss(oldest)
-        if refusal is None:
-            crowd.add(guest)
-        else:
-            self.refused[refusal] += 1
-        return refusal
+        if refusal is not None:
+            return self._refuse(refusal)
+        crowd.add(guest)
+        return None
 
     def _dismiss(self, guest: Guest) -> None:
         self.left(guest)
@@ -197,6 +231,12 @@ class _Crowd:
         self.size = 0
         self._guests: dict[str, dict[Guest, None]] = {}
         self._levels: dict[int, dict[str, None]] = {}
+        self._sites: Counter[str] = Counter()
+
+    def is_full_for(self, guest: Guest) -> bool:
+        """True when its source, or its site, has what it may."""
+        at_site = self._sites[guest.site] if guest.site is not None else 0
+        return self.count(guest.source) >= self.per_source or at_site >= _SITE * self.per_source
 
     def count(self, source: str) -> int:
         return len(self._guests.get(source, ()))
@@ -207,6 +247,8 @@ class _Crowd:
         if not guest.exempt:
             self._guests.setdefault(guest.source, {})[guest] = None
             self._moved(guest.source, +1)
+            if guest.site is not None:
+                self._sites[guest.site] += 1
 
     def remove(self, guest: Guest) -> None:
         guest.crowd = None
@@ -217,6 +259,10 @@ class _Crowd:
         self._moved(guest.source, -1)
         if not self._guests[guest.source]:
             del self._guests[guest.source]
+        if guest.site is not None:
+            self._sites[guest.site] -= 1
+            if not self._sites[guest.site]:
+                del self._sites[guest.site]
 
     def oldest(self) -> Guest | None:
         """The oldest guest of the source that has most; None when all guests are exempt."""

@@ -140,6 +140,8 @@ class Doorkeeper:
             self._gone(guest, connection)
 
     def _gone(self, guest: Guest, connection: YamuxConnection | None) -> None:
+        if connection is not None and connection.fault is not None and guest.crowd is not None:
+            self._admission.offended(guest, connection.peer, trio.current_time())
         self._admission.left(guest)
         if connection is not None:
             self._idle.forget(connection)
@@ -147,8 +149,8 @@ class Doorkeeper:
     async def _shake_hands(
         self, stream: trio.SocketStream, carrier: Carrier, guest: Guest
     ) -> YamuxConnection | None:
-        def authenticated() -> None:
-            if (refusal := self._admission.authenticate(guest)) is not None:
+        def authenticated(peer: PeerId) -> None:
+            if (refusal := self._admission.authenticate(guest, peer, trio.current_time())) is not None:
                 raise NotAdmitted(refusal.value)
 
         raw: IRawConnection = RawConnection(TrioTCPStream(stream), False)

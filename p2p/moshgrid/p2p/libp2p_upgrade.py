@@ -13,7 +13,7 @@ from libp2p.stream_muxer.yamux.yamux import Yamux
 from libp2p.transport.exceptions import MuxerUpgradeFailure, SecurityUpgradeFailure
 from libp2p.transport.upgrader import TransportUpgrader
 
-from moshgrid.p2p.identity import Identity
+from moshgrid.p2p.identity import Identity, PeerId, peer_id_from_bytes
 from moshgrid.p2p.libp2p_layered_connection import LayeredConnection
 from moshgrid.p2p.libp2p_negotiation import RawLine, SecureLine
 from moshgrid.p2p.libp2p_private_network import PrivateBytes
@@ -43,17 +43,17 @@ class Upgrade(TransportUpgrader):
         self,
         raw: IRawConnection,
         peer: ID | None,
-        authenticated: Callable[[], None] = lambda: None,
+        authenticated: Callable[[PeerId], None] = lambda peer: None,
     ) -> YamuxConnection:
         """A connection, not running yet, with ``peer``, or with whoever called when that is None.
 
-        ``authenticated`` is called between security and multiplexing, and may raise to end it.
+        ``authenticated`` is called with the peer between security and multiplexing, and may raise to end it.
         Raises SecurityUpgradeFailure, MuxerUpgradeFailure, or HandshakeRefused.
         """
         done, closing = False, raw
         try:
             closing = secured = await self.upgrade_security(raw, peer is not None, peer)
-            authenticated()
+            authenticated(peer_id_from_bytes(secured.get_remote_peer().to_bytes()))
             connection = await self.upgrade_connection(secured, secured.get_remote_peer())
             done = True
         finally:

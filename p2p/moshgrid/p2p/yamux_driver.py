@@ -127,8 +127,10 @@ class YamuxDriver:
                     break
                 at = session.receive(data, trio.current_time())
                 self.spread()
-                while at < len(data) and session.over is None:
-                    await trio.lowlevel.checkpoint()
+                while session.over is None:
+                    if (rest := session.guard.rests_until - trio.current_time()) <= 0 and at == len(data):
+                        break
+                    await trio.sleep(max(0.0, rest))
                     at += session.receive(memoryview(data)[at:], trio.current_time())
                     self.spread()
         except self._failures as error:

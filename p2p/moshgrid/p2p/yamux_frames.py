@@ -13,7 +13,9 @@ __all__ = [
     "HEADER_SIZE",
     "INITIAL_WINDOW",
     "MAX_PAYLOAD",
+    "NORMAL",
     "PING",
+    "PROTOCOL_ERROR",
     "RST",
     "SYN",
     "TURN_PAYLOAD",
@@ -24,6 +26,7 @@ __all__ = [
 
 DATA, WINDOW_UPDATE, PING, GO_AWAY = 0, 1, 2, 3
 SYN, ACK, FIN, RST = 1, 2, 4, 8
+NORMAL, PROTOCOL_ERROR = 0, 1
 
 HEADER = struct.Struct("!BBHII")
 """Version, type, flags, stream id, and length: of the payload, or the credit, or an opaque value."""

@@ -23,11 +23,14 @@ class YamuxLimits:
     nuisances_per_second: float = 100.0
     """Refused streams, ignored pings and frames for streams long over; more cut the connection."""
     nuisance_burst: float = 4096.0
+    nuisances_heard_per_second: float = 2000.0
+    """Of a peer that has sent more of them at once than ``nuisances_heard_at_once``: it is read slower."""
+    nuisances_heard_at_once: float = 512.0
     growth: int = 64 * 1024 * 1024
     """What the receive windows of all streams together may grow beyond their first 256 KiB."""
     buffered: int = 128 * 1024 * 1024
     """Unread bytes of all streams together; the stream that goes beyond is reset."""
     control_frames: int = 8192
     """Small frames that wait for a peer that does not read; more cut the connection."""
-    frames_per_turn: int = 512
-    """Frames taken in at once, so that a flood of small ones leaves the others their turns."""
+    frames_per_turn: int = 32
+    """Frames taken in at once, a new stream for nine, so that a flood leaves the others their turns."""

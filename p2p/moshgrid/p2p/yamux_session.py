@@ -20,17 +20,13 @@ from moshgrid.p2p.yamux_pulse import Pulse
 from moshgrid.p2p.yamux_sending import FrameWriter
 from moshgrid.p2p.yamux_splitting import FrameSplitter
 from moshgrid.p2p.yamux_stream import StreamState
-from moshgrid.p2p.yamux_table import StreamTable, TooManyStreams
+from moshgrid.p2p.yamux_table import SessionOver, StreamTable, TooManyStreams
 
 __all__ = ["SessionOver", "TooManyStreams", "YamuxSession"]
 
-NORMAL, PROTOCOL_ERROR = 0, 1
+_OPENING_COSTS = 8
 _LINGER_SECONDS = 10.0
 _LINGER_UNSENT_SECONDS = 60.0
-
-
-class SessionOver(Exception):
-    """The connection ended, or takes no new streams."""
 
 
 class YamuxSession(FrameSplitter):
@@ -51,7 +47,7 @@ class YamuxSession(FrameSplitter):
         self.out = FrameWriter()
         self._leaving = False
         self._lingering: deque[tuple[float, float, StreamState]] = deque()
-        self._guard = Guard(self.limits, now)
+        self.guard = Guard(self.limits, now)
         self._target: StreamState | None = None
         self._ends = False
         self.tick(now)
@@ -70,13 +66,13 @@ class YamuxSession(FrameSplitter):
         elif kind == wire.PING:
             if flags & wire.ACK:
                 self.pulse.pong(length, now)
-            elif self._guard.admits_ping(now):
+            elif self.guard.admits_ping(now):
                 self._control(wire.PING, wire.ACK, 0, length)
             else:
-                self._fail_if(self._guard.annoyed(now))
+                self._fail_if(self.guard.annoyed(now), now)
         elif kind == wire.GO_AWAY:
             self._leaving = True
-            if length != NORMAL:
+            if length != wire.NORMAL:
                 self.end(f"the peer ended the connection (code {length})")
         else:
             return self._stream_frame(kind, flags, stream_id, length, now)
@@ -92,7 +88,7 @@ class YamuxSession(FrameSplitter):
             return self.fail("sent a frame for a stream that never was")
         payload = length if kind == wire.DATA else 0
         if stream is None:
-            if kind == wire.DATA and self._fail_if(self._guard.late_data(stream_id, length, now)):
+            if kind == wire.DATA and self._fail_if(self.guard.late_data(stream_id, length, now), now):
                 return 0
             self._target = None
             return payload
@@ -140,18 +136,21 @@ class YamuxSession(FrameSplitter):
             self.streams.forget(stream)
 
     def _admit(self, stream_id: int, now: float) -> StreamState | None:
-        admitted = self._guard.admits_stream(stream_id, now)
+        admitted = self.guard.admits_stream(stream_id, now)
         if not admitted or not self.streams.has_room_inbound:
             self._control(wire.WINDOW_UPDATE, wire.RST, stream_id, 0)
-            self._guard.remember(stream_id, wire.INITIAL_WINDOW)
-            self._fail_if(self._guard.annoyed(now))
+            self.guard.remember(stream_id, wire.INITIAL_WINDOW)
+            self._fail_if(self.guard.annoyed(now), now)
             return None
+        self.spend_turn(_OPENING_COSTS)
         stream = self.streams.accept(stream_id, now)
         self._control(wire.WINDOW_UPDATE, wire.ACK, stream_id, 0)
         self.opened.append(stream)
         return stream
 
-    def _fail_if(self, fault: str | None) -> bool:
+    def _fail_if(self, fault: str | None, now: float) -> bool:
+        if self.guard.rests_until > now:
+            self.spend_turn(self.limits.frames_per_turn)
         if fault is not None:
             self.fail(fault)
         return fault is not None
@@ -204,10 +203,11 @@ class YamuxSession(FrameSplitter):
 
     def close(self, stream: StreamState, now: float) -> None:
         """Ends our side and drops what the peer still sends, for some seconds; then it is a reset."""
-        self.streams.was_read(stream, stream.forget_incoming())
+        self.streams.was_read(stream, dropped := stream.forget_incoming())
         if stream not in self.streams:
             return
         stream.discarding = True
+        self._consumed(stream, dropped, now)
         self.end_sending(stream)
         self._lingering.append((now + _LINGER_SECONDS, now + _LINGER_UNSENT_SECONDS, stream))
 
@@ -217,7 +217,7 @@ class YamuxSession(FrameSplitter):
         if stream in self.streams and self.over is None:
             self.out.hurry(stream)
             self._control(wire.WINDOW_UPDATE, wire.RST, stream.id, 0)
-            self._guard.remember(stream.id, stream.window.credit)
+            self.guard.remember(stream.id, stream.window.credit)
         self._lose(stream, reason, keep_end=False)
 
     def _lose(self, stream: StreamState, reason: str, *, keep_end: bool) -> None:
@@ -276,7 +276,7 @@ class YamuxSession(FrameSplitter):
     def leave(self, reason: str) -> None:
         """Ends the session in good order: what is queued and may go goes first."""
         if self.over is None:
-            self.out.finish(wire.pack_header(wire.GO_AWAY, 0, 0, NORMAL))
+            self.out.finish(wire.pack_header(wire.GO_AWAY, 0, 0, wire.NORMAL))
             self.end(reason, flush=True)
 
     def fail(self, fault: str) -> int:
@@ -284,7 +284,7 @@ class YamuxSession(FrameSplitter):
         if self.over is None:
             self.fault = fault
             self.out.silence()
-            self.out.finish(wire.pack_header(wire.GO_AWAY, 0, 0, PROTOCOL_ERROR))
+            self.out.finish(wire.pack_header(wire.GO_AWAY, 0, 0, wire.PROTOCOL_ERROR))
             self.end(f"the peer {fault}")
         return 0
 

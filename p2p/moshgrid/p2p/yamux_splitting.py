@@ -16,12 +16,14 @@ class FrameSplitter(ABC):
         self.over: str | None = None
         """Why nothing is taken in any more."""
         self._frames_per_turn = frames_per_turn
+        self._turn = 0
         self._head = bytearray()
         self._left = 0
 
     def split(self, data: bytes | memoryview, now: float) -> int:
         """Takes in what came; returns how much of it: a turn takes only so many frames."""
-        at, size, frames = 0, len(data), self._frames_per_turn
+        at, size = 0, len(data)
+        self._turn = self._frames_per_turn
         view = memoryview(data)
         while at < size and self.over is None:
             if self._left:
@@ -29,22 +31,26 @@ class FrameSplitter(ABC):
                 self._left -= count
                 self.on_payload(view[at : at + count], not self._left, now)
                 at += count
-            elif not frames:
+            elif self._turn <= 0:
                 break
             elif self._head or size - at < HEADER_SIZE:
                 count = min(HEADER_SIZE - len(self._head), size - at)
                 self._head += view[at : at + count]
                 at += count
                 if len(self._head) == HEADER_SIZE:
-                    frames -= 1
+                    self._turn -= 1
                     header = HEADER.unpack(self._head)
                     self._head.clear()
                     self._left = self.on_frame(now, *header)
             else:
-                frames -= 1
+                self._turn -= 1
                 at += HEADER_SIZE
                 self._left = self.on_frame(now, *HEADER.unpack_from(view, at - HEADER_SIZE))
         return at
+
+    def spend_turn(self, frames: int) -> None:
+        """What came costs as much as so many frames: this turn takes in fewer others."""
+        self._turn -= frames
 
     @abstractmethod
     def on_frame(self, now: float, version: int, kind: int, flags: int, stream_id: int, length: int) -> int:

@@ -6,7 +6,11 @@ from moshgrid.p2p.yamux_frames import INITIAL_WINDOW
 from moshgrid.p2p.yamux_limits import YamuxLimits
 from moshgrid.p2p.yamux_stream import StreamState
 
-__all__ = ["StreamTable", "TooManyStreams"]
+__all__ = ["SessionOver", "StreamTable", "TooManyStreams"]
+
+
+class SessionOver(Exception):
+    """The connection ended, or takes no new streams."""
 
 
 class TooManyStreams(Exception):
