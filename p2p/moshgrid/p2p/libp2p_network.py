@@ -30,6 +30,7 @@ from moshgrid.p2p.libp2p_swarm import make_host
 from moshgrid.p2p.libp2p_upgrade import Upgrade
 from moshgrid.p2p.libp2p_yamux import YamuxConnection
 from moshgrid.p2p.network import Network, Stream, StreamHandler
+from moshgrid.p2p.own_addrs import OwnAddrs
 
 __all__ = ["open_libp2p_network"]
 
@@ -91,11 +92,13 @@ class Libp2pNetwork:
     ) -> None:
         self._peer_id = identity.peer_id
         self._nursery = nursery
-        self._addrs = listening_addrs(doors, self._peer_id)
+        self.own_addrs = OwnAddrs(self._peer_id)
+        """Where others can dial this peer; whoever learns of a way says so here."""
+        self.own_addrs.set("listening", listening_addrs(doors, self._peer_id))
         complaints = Complaints(_log)
         self._connections = Connections(limits, complaints)
         upgrade = Upgrade(identity, self._connections, psk)
-        self._host = make_host(identity, upgrade, lambda: self._addrs)
+        self._host = make_host(identity, upgrade, self.own_addrs.all)
         self._inbound = InboundStreams(self._host.multiselect.handlers, limits, complaints)
         self._book = AddressBook()
         caller = Caller(self._peer_id, upgrade)
@@ -144,7 +147,7 @@ class Libp2pNetwork:
     @property
     def addrs(self) -> tuple[str, ...]:
         """Where others can dial this peer."""
-        return self._addrs
+        return self.own_addrs.all()
 
     def learn_addrs(self, peer: PeerId, addrs: Sequence[str]) -> None:
         """Remembers well-formed addresses of ``peer``."""
@@ -161,6 +164,14 @@ class Libp2pNetwork:
     def on_lost(self, listener: Callable[[PeerId], None]) -> Callable[[], None]:
         """Calls ``listener`` when the last connection to a peer ends."""
         return self._connections.on_lost(listener)
+
+    def on_relayed(self, listener: Callable[[YamuxConnection], None]) -> Callable[[], None]:
+        """Calls ``listener`` with each relayed connection that is up, whoever dialled."""
+        return self._connections.on_relayed(listener)
+
+    def is_direct(self, peer: PeerId) -> bool:
+        """True when a live connection with ``peer`` goes through no relay."""
+        return self._connections.is_direct(peer)
 
     # Dialling.
 
@@ -194,20 +205,16 @@ class Libp2pNetwork:
         self._check_open()
         attempts: list[tuple[str, str]] = []
         for _ in range(2):  # a connection may end, for being idle, just when it is to be used again
-            if not self._usable(peer):
+            if not self._connections.usable(peer):
                 await self._reach(peer, self._book.of(peer))
-            for connection in self._usable(peer):
+            for connection in self._connections.usable(peer):
                 try:
                     return await self._open_on(connection, protocol)
                 except Unreachable as error:
                     attempts += error.attempts
-            if self._usable(peer) or not self._book.of(peer):
+            if self._connections.usable(peer) or not self._book.of(peer):
                 break
         raise Unreachable(peer, attempts or [(protocol, "the connection was lost")])
-
-    def _usable(self, peer: PeerId) -> list[YamuxConnection]:
-        """The connections with ``peer`` that neither side is about to end, the newest first."""
-        return [each for each in reversed(self._connections.of(peer)) if not each.is_ending]
 
     async def _open_on(self, connection: YamuxConnection, protocol: str) -> Stream:
         if not connection.has_room:

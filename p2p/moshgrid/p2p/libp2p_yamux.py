@@ -69,6 +69,8 @@ class YamuxConnection(IMuxedConn):
         """Set at once when no stream lives any more."""
         self._watcher = watcher
         self._initiator = secured.is_initiator
+        self.is_relayed = secured.get_connection_type() is ConnectionType.RELAYED
+        """True when another peer passes the bytes on."""
         self._known = False
 
     async def start(self) -> None:
