@@ -10,12 +10,11 @@ from contextlib import asynccontextmanager
 from functools import partial
 
 import trio
-from libp2p.connection_types import ConnectionType
 from libp2p.custom_types import TProtocol
 from libp2p.exceptions import BaseLibp2pError
 from libp2p.stream_muxer.exceptions import MuxedStreamError
 
-from moshgrid.p2p.addresses import AddressBook, parse_listen, split_addr
+from moshgrid.p2p.addresses import AddressBook, parse_listen, relay_of, split_addr
 from moshgrid.p2p.circuit_info import CircuitInfo
 from moshgrid.p2p.complaints import Complaints
 from moshgrid.p2p.connection_limits import Admission, ConnectionLimits
@@ -217,17 +216,13 @@ class Libp2pNetwork:
             await self._reach(peer, [addr])
         return peer
 
-    def is_direct(self, peer: PeerId) -> bool:
-        """True when a usable connection to ``peer`` goes over no relay."""
-        return any(each.get_connection_type() is not ConnectionType.RELAYED for each in self._usable(peer))
-
     async def reach_directly(self, peer: PeerId, seconds: float) -> bool:
-        """Dials the known addresses of ``peer`` unless a direct connection is there."""
+        """Dials the known direct addresses of ``peer`` unless a direct connection is there."""
         self._check_open()
         if not self.is_direct(peer):
             with trio.move_on_after(seconds):
                 try:
-                    await self._reach(peer, self._book.of(peer))
+                    await self._reach(peer, [addr for addr in self._book.of(peer) if relay_of(addr) is None])
                 except Unreachable as error:
                     _log.debug("%s: no direct connection: %s", peer, error)
         return self.is_direct(peer)
