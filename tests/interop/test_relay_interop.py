@@ -17,6 +17,7 @@ import pytest
 import trio
 from foreign_peers import ECHO, go_peer, js_peer
 from foreign_software import NotHere, go_daemon, js_packages
+from victim import until
 
 from moshgrid.p2p.clock import Clock
 from moshgrid.p2p.identity import Identity
@@ -35,6 +36,7 @@ RELAY_OPTIONS = {
     "js-libp2p": ["relay"],
     "go-libp2p": ["-relay=1", "-relayService=1", "-forceReachabilityPublic=1"],
 }
+GO_RESERVES = ["-relay=1", "-autoRelay=1", "-dhtClient=1", "-forceReachabilityPrivate=1"]
 PEER_OPTIONS = {"js-libp2p": [], "go-libp2p": ["-relay=1"]}
 
 
@@ -138,21 +140,23 @@ def test_we_reach_each_other_through_their_relay(foreign):
 
 
 @pytest.mark.timeout(400)
-def test_js_reserves_at_our_relay_and_we_reach_it_there(foreign):
+def test_they_reserve_at_our_relay_and_we_reach_them_there(foreign):
     name, open_foreign = foreign
-    if name != "js-libp2p":
-        pytest.skip("go-libp2p's daemon cannot be told to reserve at a relay of our choice at once")
 
     async def main() -> None:
         async with (
             our_relay() as (relay, server),
             open_libp2p_network(Identity.generate(), listen=[]) as us,
-            open_foreign(options=PEER_OPTIONS[name]) as them,
         ):
-            addrs = await them.reserve(relay.addrs[0])
-            assert server.table.reservations == 1
-            assert await us.dial(addrs[0]) == them.peer
-            assert not us.is_direct(them.peer)
-            await check_echo(us, them.peer)
+            options = PEER_OPTIONS[name]
+            if name == "go-libp2p":
+                options = [*GO_RESERVES, *(f"-{name}={relay.addrs[0]}" for name in ("trustedRelays", "bootstrapPeers"))]
+            async with open_foreign(options=options) as them:
+                if name == "js-libp2p":
+                    await them.reserve(relay.addrs[0])
+                await until(lambda: server.table.reservations == 1, 30.0)
+                assert await us.dial(f"{relay.addrs[0]}/p2p-circuit/p2p/{them.peer}") == them.peer
+                assert not us.is_direct(them.peer)
+                await check_echo(us, them.peer)
 
     run(main)
