@@ -23,6 +23,7 @@ from moshgrid.p2p.errors import Closed, Unreachable
 from moshgrid.p2p.identity import Identity, PeerId
 from moshgrid.p2p.idle import IdleConnections
 from moshgrid.p2p.libp2p_calling import Caller
+from moshgrid.p2p.libp2p_circuit_renewal import CircuitRenewal
 from moshgrid.p2p.libp2p_circuits import Circuits
 from moshgrid.p2p.libp2p_connections import Connections
 from moshgrid.p2p.libp2p_inbound import InboundStreams
@@ -112,6 +113,7 @@ class Libp2pNetwork:
         self._dialler = Dialler(nursery, caller.call, self._begin, caller.hang_up, _DIAL_SECONDS)
         self.admission = Admission(limits, members_only=psk is not None)
         self._closed: str | None = None
+        self._connections.on_relayed(CircuitRenewal(nursery, self._dial_again, self.is_direct).began)
         doorkeeper = Doorkeeper(upgrade, self.admission, self._live, complaints, self._idle)
         nursery.start_soon(self._idle.run)
         for door in doors:
@@ -148,6 +150,9 @@ class Libp2pNetwork:
     async def _live_relayed(self, connection: YamuxConnection) -> None:
         self._idle.watch(connection, trio.current_time())
         await self._live(connection, partial(self._idle.forget, connection))
+
+    async def _dial_again(self, peer: PeerId) -> None:
+        await self._reach(peer, [addr for addr in self._book.of(peer) if relay_of(addr) is not None])
 
     # Who we are and whom we know.
 
