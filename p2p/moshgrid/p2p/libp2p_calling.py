@@ -10,10 +10,11 @@ from libp2p.network.connection.raw_connection import RawConnection
 from libp2p.peer.id import ID
 from multiaddr import Multiaddr
 
-from moshgrid.p2p.addresses import Carrier, carrier_of, resolve, split_addr
+from moshgrid.p2p.addresses import Carrier, carrier_of, relay_of, resolve, split_addr
 from moshgrid.p2p.dialling import DialFailed
 from moshgrid.p2p.errors import MoshgridError
 from moshgrid.p2p.identity import PeerId
+from moshgrid.p2p.libp2p_circuits import Circuits
 from moshgrid.p2p.libp2p_failures import explain_failure
 from moshgrid.p2p.libp2p_raw_bytes import ChannelBroken
 from moshgrid.p2p.libp2p_upgrade import Upgrade
@@ -26,14 +27,17 @@ __all__ = ["Caller"]
 class Caller:
     """Connects to multiaddrs."""
 
-    def __init__(self, us: PeerId, upgrade: Upgrade) -> None:
+    def __init__(self, us: PeerId, upgrade: Upgrade, circuits: Circuits) -> None:
         self._us = us
         self._upgrade = upgrade
+        self._circuits = circuits
 
     async def call(self, addr: str, peer: PeerId) -> YamuxConnection:
         """A connection, not running yet. Raises DialFailed."""
         if peer == self._us:
             raise DialFailed("is this peer itself")
+        if relay_of(addr) is not None:
+            return await self._circuits.call(addr, peer)
         place, _ = split_addr(addr)
         failure = "the name was not found"
         for host, port in await resolve(place):

@@ -84,16 +84,19 @@ class NotAdmitted(MoshgridError):
 class Doorkeeper:
     """Takes connections in, within limits. ``live`` runs one that was secured, and calls when it is over."""
 
-    def __init__(self, upgrade: Upgrade, admission: Admission, live: Live, complaints: Complaints) -> None:
+    def __init__(
+        self,
+        upgrade: Upgrade,
+        admission: Admission,
+        live: Live,
+        complaints: Complaints,
+        idle: IdleConnections,
+    ) -> None:
         self._upgrade = upgrade
         self._admission = admission
         self._live = live
         self._complaints = complaints
-        self._idle = IdleConnections(admission.limits.idle_seconds)
-
-    async def end_the_idle(self) -> None:
-        """Runs for ever."""
-        await self._idle.run()
+        self._idle = idle
 
     async def keep(self, door: Door, guests: trio.Nursery) -> None:
         """Accepts for ever; what came in lives in ``guests``."""

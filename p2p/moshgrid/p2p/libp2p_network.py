@@ -10,18 +10,21 @@ from contextlib import asynccontextmanager
 from functools import partial
 
 import trio
-from libp2p.connection_types import ConnectionType
 from libp2p.custom_types import TProtocol
 from libp2p.exceptions import BaseLibp2pError
 from libp2p.stream_muxer.exceptions import MuxedStreamError
 
-from moshgrid.p2p.addresses import AddressBook, parse_listen, split_addr
+from moshgrid.p2p.addresses import AddressBook, parse_listen, relay_of, split_addr
+from moshgrid.p2p.circuit_info import CircuitInfo
 from moshgrid.p2p.complaints import Complaints
 from moshgrid.p2p.connection_limits import Admission, ConnectionLimits
 from moshgrid.p2p.dialling import Dialler
 from moshgrid.p2p.errors import Closed, Unreachable
 from moshgrid.p2p.identity import Identity, PeerId
+from moshgrid.p2p.idle import IdleConnections
 from moshgrid.p2p.libp2p_calling import Caller
+from moshgrid.p2p.libp2p_circuit_renewal import CircuitRenewal
+from moshgrid.p2p.libp2p_circuits import Circuits
 from moshgrid.p2p.libp2p_connections import Connections
 from moshgrid.p2p.libp2p_inbound import InboundStreams
 from moshgrid.p2p.libp2p_listening import Door, Doorkeeper, bind, listening_addrs
@@ -31,6 +34,8 @@ from moshgrid.p2p.libp2p_swarm import make_host
 from moshgrid.p2p.libp2p_upgrade import Upgrade
 from moshgrid.p2p.libp2p_yamux import YamuxConnection
 from moshgrid.p2p.network import Network, Stream, StreamHandler
+from moshgrid.p2p.own_addrs import OwnAddrs
+from moshgrid.p2p.relay_messages import STOP
 
 __all__ = ["open_libp2p_network"]
 
@@ -92,21 +97,28 @@ class Libp2pNetwork:
     ) -> None:
         self._peer_id = identity.peer_id
         self._nursery = nursery
-        self._addrs = listening_addrs(doors, self._peer_id)
+        self.own_addrs = OwnAddrs(self._peer_id)
+        """Where others can dial this peer; whoever learns of a way says so here."""
+        self.own_addrs.set("listening", listening_addrs(doors, self._peer_id))
         complaints = Complaints(_log)
         self._connections = Connections(limits, complaints)
         upgrade = Upgrade(identity, self._connections, psk)
-        self._host = make_host(identity, upgrade, lambda: self._addrs)
+        self._host = make_host(identity, upgrade, self.own_addrs.all)
         self._inbound = InboundStreams(self._host.multiselect.handlers, limits, complaints)
         self._book = AddressBook()
-        caller = Caller(self._peer_id, upgrade)
+        self._idle = IdleConnections(limits.idle_seconds)
+        self.circuits = Circuits(self, upgrade, self._live_relayed, limits)
+        """Connections through relays."""
+        caller = Caller(self._peer_id, upgrade, self.circuits)
         self._dialler = Dialler(nursery, caller.call, self._begin, caller.hang_up, _DIAL_SECONDS)
         self.admission = Admission(limits, members_only=psk is not None)
         self._closed: str | None = None
-        doorkeeper = Doorkeeper(upgrade, self.admission, self._live, complaints)
-        nursery.start_soon(doorkeeper.end_the_idle)
+        self._connections.on_relayed(CircuitRenewal(nursery, self._dial_again, self.is_direct).began)
+        doorkeeper = Doorkeeper(upgrade, self.admission, self._live, complaints, self._idle)
+        nursery.start_soon(self._idle.run)
         for door in doors:
             nursery.start_soon(doorkeeper.keep, door, nursery)
+        self.serve(STOP, self.circuits.take)
 
     async def say_goodbye(self) -> None:
         """Ends every connection in good order."""
@@ -135,6 +147,13 @@ class Libp2pNetwork:
         except Exception:  # the root of this connection's task: it ends, the node does not
             _log.exception("%s: the connection failed", connection.peer)
 
+    async def _live_relayed(self, connection: YamuxConnection) -> None:
+        self._idle.watch(connection, trio.current_time())
+        await self._live(connection, partial(self._idle.forget, connection))
+
+    async def _dial_again(self, peer: PeerId) -> None:
+        await self._reach(peer, [addr for addr in self._book.of(peer) if relay_of(addr) is not None])
+
     # Who we are and whom we know.
 
     @property
@@ -145,7 +164,7 @@ class Libp2pNetwork:
     @property
     def addrs(self) -> tuple[str, ...]:
         """Where others can dial this peer."""
-        return self._addrs
+        return self.own_addrs.all()
 
     def learn_addrs(self, peer: PeerId, addrs: Sequence[str]) -> None:
         """Remembers well-formed addresses of ``peer``."""
@@ -163,6 +182,30 @@ class Libp2pNetwork:
         """Calls ``listener`` when the last connection to a peer ends."""
         return self._connections.on_lost(listener)
 
+    def on_relayed(self, listener: Callable[[YamuxConnection], None]) -> Callable[[], None]:
+        """Calls ``listener`` with each relayed connection that is up, whoever dialled."""
+        return self._connections.on_relayed(listener)
+
+    def is_direct(self, peer: PeerId) -> bool:
+        """True when a live connection with ``peer`` goes through no relay."""
+        return self._connections.is_direct(peer)
+
+    def address_of(self, peer: PeerId) -> str | None:
+        """The IP address at the other end of a direct connection with ``peer``; None without one."""
+        for connection in self._connections.usable(peer):
+            if not connection.is_relayed and (place := connection.get_remote_address()) is not None:
+                return place[0]
+        return None
+
+    def circuit_of(self, peer: PeerId) -> CircuitInfo | None:
+        """The relay that new streams to ``peer`` go through; None when they go directly, or nowhere."""
+        usable = self._connections.usable(peer)
+        return usable[0].circuit if usable else None
+
+    def keep_idle(self, wanted: Callable[[PeerId], bool]) -> None:
+        """Connections with peers of which ``wanted`` says True are not ended for being idle."""
+        self._idle.wanted.append(wanted)
+
     # Dialling.
 
     async def dial(self, addr: str) -> PeerId:
@@ -178,17 +221,13 @@ class Libp2pNetwork:
             await self._reach(peer, [addr])
         return peer
 
-    def is_direct(self, peer: PeerId) -> bool:
-        """True when a usable connection to ``peer`` goes over no relay."""
-        return any(each.get_connection_type() is not ConnectionType.RELAYED for each in self._usable(peer))
-
     async def reach_directly(self, peer: PeerId, seconds: float) -> bool:
-        """Dials the known addresses of ``peer`` unless a direct connection is there."""
+        """Dials the known direct addresses of ``peer`` unless a direct connection is there."""
         self._check_open()
         if not self.is_direct(peer):
             with trio.move_on_after(seconds):
                 try:
-                    await self._reach(peer, self._book.of(peer))
+                    await self._reach(peer, [addr for addr in self._book.of(peer) if relay_of(addr) is None])
                 except Unreachable as error:
                     _log.debug("%s: no direct connection: %s", peer, error)
         return self.is_direct(peer)
@@ -210,20 +249,16 @@ class Libp2pNetwork:
         self._check_open()
         attempts: list[tuple[str, str]] = []
         for _ in range(2):  # a connection may end, for being idle, just when it is to be used again
-            if not self._usable(peer):
+            if not self._connections.usable(peer):
                 await self._reach(peer, self._book.of(peer))
-            for connection in self._usable(peer):
+            for connection in self._connections.usable(peer):
                 try:
                     return await self._open_on(connection, protocol)
                 except Unreachable as error:
                     attempts += error.attempts
-            if self._usable(peer) or not self._book.of(peer):
+            if self._connections.usable(peer) or not self._book.of(peer):
                 break
         raise Unreachable(peer, attempts or [(protocol, "the connection was lost")])
-
-    def _usable(self, peer: PeerId) -> list[YamuxConnection]:
-        """The connections with ``peer`` that neither side is about to end, the newest first."""
-        return [each for each in reversed(self._connections.of(peer)) if not each.is_ending]
 
     async def _open_on(self, connection: YamuxConnection, protocol: str) -> Stream:
         if not connection.has_room:
