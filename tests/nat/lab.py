@@ -3,7 +3,7 @@
     with Lab() as lab:
         relay = lab.public_host("relay", group=1)
         home = lab.home("anna", Nat.PORT_RESTRICTED)
-        process = home.peer.start([sys.executable, "peer.py"])     # or: ip netns exec, home.peer.namespace.name
+        home.peer.start([sys.executable, "peer.py"])    # or: ip netns exec, home.peer.namespace.name
 
 Everything is in namespaces of its own and leaves with the lab; the machine's own network is not touched.
 Public addresses lie in one /16 for each `group`, so that witnesses can be of different address groups.
@@ -30,6 +30,7 @@ table ip internet {
   set passed { type ipv4_addr . ipv4_addr; flags dynamic; counter; size 65535; }
   chain forward {
     type filter hook forward priority 0; policy accept;
+    ip saddr { 10.0.0.0/8, 100.64.0.0/10, 172.16.0.0/12, 192.168.0.0/16 } drop
     add @passed { ip saddr . ip daddr }
   }
 }
