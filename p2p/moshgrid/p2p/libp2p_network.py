@@ -6,7 +6,7 @@ import logging
 import os
 import sys
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 
 import trio
@@ -14,22 +14,25 @@ from libp2p.custom_types import TProtocol
 from libp2p.exceptions import BaseLibp2pError
 from libp2p.stream_muxer.exceptions import MuxedStreamError
 
-from moshgrid.p2p.addresses import AddressBook, parse_listen, split_addr
+from moshgrid.p2p.addresses import AddressBook, parse_listen, relay_of, split_addr
 from moshgrid.p2p.complaints import Complaints
 from moshgrid.p2p.connection_limits import Admission, ConnectionLimits
+from moshgrid.p2p.dcutr import DCUTR
 from moshgrid.p2p.dialling import Dialler
 from moshgrid.p2p.errors import Closed, Unreachable
 from moshgrid.p2p.identity import Identity, PeerId
 from moshgrid.p2p.libp2p_calling import Caller
 from moshgrid.p2p.libp2p_connections import Connections
 from moshgrid.p2p.libp2p_inbound import InboundStreams
-from moshgrid.p2p.libp2p_listening import Door, Doorkeeper, bind, listening_addrs
+from moshgrid.p2p.libp2p_listening import Door, Doorkeeper, bind, calling_ports, listening_addrs
 from moshgrid.p2p.libp2p_negotiation import propose_protocol
+from moshgrid.p2p.libp2p_punching import Puncher
 from moshgrid.p2p.libp2p_stream import Libp2pStream
 from moshgrid.p2p.libp2p_swarm import make_host
 from moshgrid.p2p.libp2p_upgrade import Upgrade
 from moshgrid.p2p.libp2p_yamux import YamuxConnection
 from moshgrid.p2p.network import Network, Stream, StreamHandler
+from moshgrid.p2p.offering import Offering
 from moshgrid.p2p.own_addrs import OwnAddrs
 
 __all__ = ["open_libp2p_network"]
@@ -95,17 +98,23 @@ class Libp2pNetwork:
         self.own_addrs = OwnAddrs(self._peer_id)
         """Where others can dial this peer; whoever learns of a way says so here."""
         self.own_addrs.set("listening", listening_addrs(doors, self._peer_id))
+        self.offering = Offering(self.own_addrs)
         complaints = Complaints(_log)
         self._connections = Connections(limits, complaints)
         upgrade = Upgrade(identity, self._connections, psk)
         self._host = make_host(identity, upgrade, self.own_addrs.all)
         self._inbound = InboundStreams(self._host.multiselect.handlers, limits, complaints)
         self._book = AddressBook()
-        caller = Caller(self._peer_id, upgrade)
+        ports = calling_ports(doors)
+        self.caller = caller = Caller(self._peer_id, upgrade, ports)
         self._dialler = Dialler(nursery, caller.call, self._begin, caller.hang_up, _DIAL_SECONDS)
         self.admission = Admission(limits, members_only=psk is not None)
         self._closed: str | None = None
-        doorkeeper = Doorkeeper(upgrade, self.admission, self._live, complaints)
+        self.puncher = Puncher(
+            nursery, ports, upgrade, self._connections, self._begin, self._open_on, self.offering.offers
+        )
+        self.serve(DCUTR, self.puncher.answer)
+        doorkeeper = Doorkeeper(upgrade, self.admission, self._live, complaints, self.puncher.expected_at)
         nursery.start_soon(doorkeeper.end_the_idle)
         for door in doors:
             nursery.start_soon(doorkeeper.keep, door, nursery)
@@ -173,6 +182,25 @@ class Libp2pNetwork:
         """True when a live connection with ``peer`` goes through no relay."""
         return self._connections.is_direct(peer)
 
+    async def reach_directly(self, peer: PeerId, seconds: float) -> bool:
+        """Dials the known direct addresses of ``peer``, or punches a hole over a relayed connection."""
+        self._check_open()
+        with trio.move_on_after(seconds):
+            if not self._connections.usable(peer):
+                with suppress(Unreachable):
+                    await self._reach(peer, self._book.of(peer))
+            if not self.is_direct(peer):
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(self._dial_directly, peer, nursery.cancel_scope)
+                    if await self.puncher.punch(peer):
+                        nursery.cancel_scope.cancel()
+        return self.is_direct(peer)
+
+    async def _dial_directly(self, peer: PeerId, race: trio.CancelScope) -> None:
+        with suppress(Unreachable):
+            await self._reach(peer, [addr for addr in self._book.of(peer) if relay_of(addr) is None])
+            race.cancel()
+
     # Dialling.
 
     async def dial(self, addr: str) -> PeerId:
@@ -216,7 +244,7 @@ class Libp2pNetwork:
                 break
         raise Unreachable(peer, attempts or [(protocol, "the connection was lost")])
 
-    async def _open_on(self, connection: YamuxConnection, protocol: str) -> Stream:
+    async def _open_on(self, connection: YamuxConnection, protocol: str) -> Libp2pStream:
         if not connection.has_room:
             raise Unreachable(
                 connection.peer, [(protocol, "as many streams to this peer as may be are open")]
