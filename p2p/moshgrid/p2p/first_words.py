@@ -19,7 +19,7 @@ async def proposes_first(stream: trio.SocketStream, greeting_bytes: int) -> bool
     """
     with trio.move_on_after(_SECONDS):
         while True:
-            await trio.lowlevel.wait_readable(stream.socket)
+            await trio.lowlevel.wait_readable(stream.socket.fileno())
             heard = await stream.socket.recv(greeting_bytes + 1, socket.MSG_PEEK)
             if len(heard) > greeting_bytes or not heard:
                 return True

@@ -10,7 +10,6 @@ from contextlib import asynccontextmanager, suppress
 from functools import partial
 
 import trio
-from libp2p.connection_types import ConnectionType
 from libp2p.custom_types import TProtocol
 from libp2p.exceptions import BaseLibp2pError
 from libp2p.stream_muxer.exceptions import MuxedStreamError
@@ -216,21 +215,6 @@ class Libp2pNetwork:
         else:
             await self._reach(peer, [addr])
         return peer
-
-    def is_direct(self, peer: PeerId) -> bool:
-        """True when a usable connection to ``peer`` goes over no relay."""
-        return any(each.get_connection_type() is not ConnectionType.RELAYED for each in self._usable(peer))
-
-    async def reach_directly(self, peer: PeerId, seconds: float) -> bool:
-        """Dials the known addresses of ``peer`` unless a direct connection is there."""
-        self._check_open()
-        if not self.is_direct(peer):
-            with trio.move_on_after(seconds):
-                try:
-                    await self._reach(peer, self._book.of(peer))
-                except Unreachable as error:
-                    _log.debug("%s: no direct connection: %s", peer, error)
-        return self.is_direct(peer)
 
     async def _reach(self, peer: PeerId, addrs: Sequence[str]) -> None:
         answered_at = await self._dialler.reach(peer, addrs)
