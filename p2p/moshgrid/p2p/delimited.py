@@ -1,4 +1,4 @@
-"""Messages after their length in a varint, as libp2p's own protocols frame them; no byte is read beyond."""
+"""Messages after their length in a varint, as libp2p frames its own; not a byte is read beyond."""
 
 from __future__ import annotations
 

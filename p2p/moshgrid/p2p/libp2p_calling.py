@@ -13,12 +13,13 @@ from libp2p.network.connection.raw_connection import RawConnection
 from libp2p.peer.id import ID
 from multiaddr import Multiaddr
 
-from moshgrid.p2p.addresses import Carrier, carrier_of, resolve, split_addr
+from moshgrid.p2p.addresses import Carrier, carrier_of, relay_of, resolve, split_addr
 from moshgrid.p2p.calling_port import BUSY, CallingPorts, connect_from
 from moshgrid.p2p.dialling import DialFailed
 from moshgrid.p2p.errors import MoshgridError
 from moshgrid.p2p.identity import PeerId
 from moshgrid.p2p.ip_ranges import is_home
+from moshgrid.p2p.libp2p_circuits import Circuits
 from moshgrid.p2p.libp2p_failures import explain_failure
 from moshgrid.p2p.libp2p_raw_bytes import ChannelBroken
 from moshgrid.p2p.libp2p_securing import PeerMismatch
@@ -34,9 +35,10 @@ _log = logging.getLogger("moshgrid.p2p")
 class Caller:
     """Connects to multiaddrs."""
 
-    def __init__(self, us: PeerId, upgrade: Upgrade, ports: CallingPorts) -> None:
+    def __init__(self, us: PeerId, upgrade: Upgrade, circuits: Circuits, ports: CallingPorts) -> None:
         self._us = us
         self._upgrade = upgrade
+        self._circuits = circuits
         self._ports = ports
         self.shows_port = True
         """True while the world is called from the port that is listened on, so that others see how a router
@@ -49,6 +51,8 @@ class Caller:
         """A connection, not running yet. Raises DialFailed."""
         if peer == self._us:
             raise DialFailed("is this peer itself")
+        if relay_of(addr) is not None:
+            return await self._circuits.call(addr, peer)
         place, _ = split_addr(addr)
         failure = "the name was not found"
         for host, port in await resolve(place):

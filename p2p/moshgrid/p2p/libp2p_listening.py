@@ -105,6 +105,7 @@ class Doorkeeper:
         admission: Admission,
         live: Live,
         complaints: Complaints,
+        idle: IdleConnections,
         expected_at: Callable[[str], PeerId | None],
     ) -> None:
         self._upgrade = upgrade
@@ -112,11 +113,7 @@ class Doorkeeper:
         self._live = live
         self._complaints = complaints
         self._expected_at = expected_at
-        self._idle = IdleConnections(admission.limits.idle_seconds)
-
-    async def end_the_idle(self) -> None:
-        """Runs for ever."""
-        await self._idle.run()
+        self._idle = idle
 
     async def keep(self, door: Door, guests: trio.Nursery) -> None:
         """Accepts for ever; what came in lives in ``guests``."""

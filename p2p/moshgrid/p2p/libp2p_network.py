@@ -15,13 +15,16 @@ from libp2p.exceptions import BaseLibp2pError
 from libp2p.stream_muxer.exceptions import MuxedStreamError
 
 from moshgrid.p2p.addresses import AddressBook, parse_listen, relay_of, split_addr
+from moshgrid.p2p.circuit_info import CircuitInfo
 from moshgrid.p2p.complaints import Complaints
 from moshgrid.p2p.connection_limits import Admission, ConnectionLimits
 from moshgrid.p2p.dcutr import DCUTR
 from moshgrid.p2p.dialling import Dialler
 from moshgrid.p2p.errors import Closed, Unreachable
 from moshgrid.p2p.identity import Identity, PeerId
+from moshgrid.p2p.idle import IdleConnections
 from moshgrid.p2p.libp2p_calling import Caller
+from moshgrid.p2p.libp2p_circuits import Circuits
 from moshgrid.p2p.libp2p_connections import Connections
 from moshgrid.p2p.libp2p_inbound import InboundStreams
 from moshgrid.p2p.libp2p_listening import Door, Doorkeeper, bind, calling_ports, listening_addrs
@@ -34,6 +37,7 @@ from moshgrid.p2p.libp2p_yamux import YamuxConnection
 from moshgrid.p2p.network import Network, Stream, StreamHandler
 from moshgrid.p2p.offering import Offering
 from moshgrid.p2p.own_addrs import OwnAddrs
+from moshgrid.p2p.relay_messages import STOP
 
 __all__ = ["open_libp2p_network"]
 
@@ -105,8 +109,11 @@ class Libp2pNetwork:
         self._host = make_host(identity, upgrade, self.own_addrs.all)
         self._inbound = InboundStreams(self._host.multiselect.handlers, limits, complaints)
         self._book = AddressBook()
+        self._idle = IdleConnections(limits.idle_seconds)
+        self.circuits = Circuits(self, upgrade, self._live_relayed, limits)
+        """Connections through relays."""
         ports = calling_ports(doors)
-        self.caller = caller = Caller(self._peer_id, upgrade, ports)
+        self.caller = caller = Caller(self._peer_id, upgrade, self.circuits, ports)
         self._dialler = Dialler(nursery, caller.call, self._begin, caller.hang_up, _DIAL_SECONDS)
         self.admission = Admission(limits, members_only=psk is not None)
         self._closed: str | None = None
@@ -114,10 +121,12 @@ class Libp2pNetwork:
             nursery, ports, upgrade, self._connections, self._begin, self._open_on, self.offering.offers
         )
         self.serve(DCUTR, self.puncher.answer)
-        doorkeeper = Doorkeeper(upgrade, self.admission, self._live, complaints, self.puncher.expected_at)
-        nursery.start_soon(doorkeeper.end_the_idle)
+        expected_at = self.puncher.expected_at
+        doorkeeper = Doorkeeper(upgrade, self.admission, self._live, complaints, self._idle, expected_at)
+        nursery.start_soon(self._idle.run)
         for door in doors:
             nursery.start_soon(doorkeeper.keep, door, nursery)
+        self.serve(STOP, self.circuits.take)
 
     async def say_goodbye(self) -> None:
         """Ends every connection in good order."""
@@ -145,6 +154,10 @@ class Libp2pNetwork:
             await self._connections.run(connection, self._inbound, self._host, over, task_status)
         except Exception:  # the root of this connection's task: it ends, the node does not
             _log.exception("%s: the connection failed", connection.peer)
+
+    async def _live_relayed(self, connection: YamuxConnection) -> None:
+        self._idle.watch(connection, trio.current_time())
+        await self._live(connection, partial(self._idle.forget, connection))
 
     # Who we are and whom we know.
 
@@ -200,6 +213,22 @@ class Libp2pNetwork:
         with suppress(Unreachable):
             await self._reach(peer, [addr for addr in self._book.of(peer) if relay_of(addr) is None])
             race.cancel()
+
+    def address_of(self, peer: PeerId) -> str | None:
+        """The IP address at the other end of a direct connection with ``peer``; None without one."""
+        for connection in self._connections.usable(peer):
+            if not connection.is_relayed and (place := connection.get_remote_address()) is not None:
+                return place[0]
+        return None
+
+    def circuit_of(self, peer: PeerId) -> CircuitInfo | None:
+        """The relay that new streams to ``peer`` go through; None when they go directly, or nowhere."""
+        usable = self._connections.usable(peer)
+        return usable[0].circuit if usable else None
+
+    def keep_idle(self, wanted: Callable[[PeerId], bool]) -> None:
+        """Connections with peers of which ``wanted`` says True are not ended for being idle."""
+        self._idle.wanted.append(wanted)
 
     # Dialling.
 
