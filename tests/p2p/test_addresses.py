@@ -16,6 +16,7 @@ from moshgrid.p2p.addresses import (
     Carrier,
     carrier_of,
     parse_listen,
+    relay_of,
     resolve,
     split_addr,
 )
@@ -51,10 +52,13 @@ PARTS = st.sampled_from(
 @example(f"/ip4/127.0.0.1/tcp/1/p2p/{PEER}")
 @example("/ip4/127.0.0.1/tcp/1/p2p/" + "z" * 600)
 @example("/unix/a/tcp/1/p2p/x")
+@example(f"/ip4/127.0.0.1/tcp/1/p2p/{PEER}/p2p-circuit/p2p/{OTHER}")
+@example(f"/ip4/127.0.0.1/tcp/1/p2p/{PEER}/p2p-circuit/p2p/{OTHER}/p2p-circuit/p2p/{PEER}")
 def test_any_text_is_an_address_or_a_plain_error(text):
     with contextlib.suppress(ValueError):
         target, peer = split_addr(text)
-        assert peer and carrier_of(target) is not None
+        relayed = str(target).endswith("/p2p-circuit")
+        assert peer and relayed == (relay_of(text) is not None) and relayed == (carrier_of(target) is None)
     with contextlib.suppress(ConfigurationError):
         parse_listen(text)
     book = AddressBook()
@@ -111,3 +115,30 @@ def test_listening_on_tls_is_for_a_web_server(end):
         parse_listen(f"/ip4/0.0.0.0/tcp/8443{end}")
     assert "/ip4/0.0.0.0/tcp/8443/ws behind" in str(caught.value)
     assert str(parse_listen("/ip4/0.0.0.0/tcp/8443/ws")) == "/ip4/0.0.0.0/tcp/8443/ws"
+
+
+@pytest.mark.parametrize("end", ["", "/ws", "/wss"])
+def test_a_relayed_address_names_the_relay_and_the_peer(end):
+    relay = f"/ip4/203.0.113.7/tcp/443{end}/p2p/{OTHER}"
+    place, peer = split_addr(f"{relay}/p2p-circuit/p2p/{PEER}")
+    assert (str(place), peer) == (f"{relay}/p2p-circuit", PEER)
+    assert relay_of(f"{relay}/p2p-circuit/p2p/{PEER}") == relay
+    assert relay_of(relay) is None
+
+
+@pytest.mark.parametrize(
+    "addr",
+    [
+        f"/ip4/203.0.113.7/tcp/1/p2p/{PEER}/p2p-circuit/p2p/{PEER}",
+        f"/ip4/203.0.113.7/tcp/1/p2p/{OTHER}/p2p-circuit",
+        f"/ip4/203.0.113.7/tcp/1/p2p-circuit/p2p/{PEER}",
+        f"/p2p/{OTHER}/p2p-circuit/p2p/{PEER}",
+        f"/p2p-circuit/p2p/{PEER}",
+        f"/ip4/203.0.113.7/tcp/1/p2p/{OTHER}/p2p-circuit/p2p/{PEER}/p2p-circuit/p2p/{OTHER}",
+        f"/ip4/203.0.113.7/tcp/1/p2p/{OTHER}/p2p-circuit/p2p/{PEER}/tcp/1",
+        f"/ip4/203.0.113.7/udp/1/p2p/{OTHER}/p2p-circuit/p2p/{PEER}",
+    ],
+)
+def test_circuits_that_lead_nowhere_are_refused(addr):
+    with pytest.raises(ValueError):
+        split_addr(addr)

@@ -252,3 +252,32 @@ def test_near_addresses_come_first_and_the_two_families_by_turns():
     assert dial_order([]) == []
     web, web_tls = f"/ip4/8.8.8.8/tcp/80/ws/p2p/{PEER}", f"/dns4/a.example/tcp/443/tls/ws/p2p/{PEER}"
     assert dial_order([web, web_tls, far6, far4]) == [far6, far4, web, web_tls]
+
+
+def through(relay: str) -> str:
+    return f"{relay.replace(PEER, 'relay')}/p2p-circuit/p2p/{PEER}"
+
+
+def test_relayed_addresses_come_last_however_near_the_relay_is():
+    near, far, web = (
+        through(at("127.0.0.1")),
+        through(at("8.8.8.8")),
+        through(f"/ip4/8.8.8.8/tcp/80/ws/p2p/{PEER}"),
+    )
+    assert dial_order([near, web, far, at("9.9.9.9")]) == [at("9.9.9.9"), near, far, web]
+
+
+@pytest.mark.parametrize(("direct", "winner"), [(0.7, "A"), (5.0, "R"), ("refused", "R")])
+def test_a_relayed_address_waits_a_little_for_a_direct_one(direct, winner):
+    async def main():
+        async with trio.open_nursery() as nursery:
+            world = World(nursery, A=direct)
+            world.fates[through(B)] = 0.1
+            answered = await world.dialler.reach(PEER, [through(B), A])
+            assert answered == (A if winner == "A" else through(B))
+            expected = {0.7: [A], 5.0: [A, through(B)], "refused": [A, through(B)]}[direct]
+            assert [addr for addr, _ in world.tried] == expected
+            assert world.tried[-1][1] == {0.7: 0.0, 5.0: 0.75, "refused": 0.0}[direct]
+            nursery.cancel_scope.cancel()
+
+    run_virtual(main)

@@ -6,7 +6,7 @@ import trio
 from wire_pipe import pipe
 
 from moshgrid.p2p.connection_limits import ConnectionLimits
-from moshgrid.p2p.identity import Identity
+from moshgrid.p2p.identity import Identity, PeerId
 from moshgrid.p2p.idle import IdleConnections
 from moshgrid.p2p.libp2p_network import open_libp2p_network
 from moshgrid.p2p.libp2p_upgrade import Upgrade
@@ -30,6 +30,7 @@ class Fake:
 
     def __init__(self) -> None:
         self.open_streams = self.streams_ever = 0
+        self.peer = PeerId("somebody")
         self.left: str | None = None
 
     def leave(self, reason: str) -> None:

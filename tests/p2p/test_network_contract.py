@@ -409,6 +409,19 @@ def test_known_addresses_are_dialled_when_a_stream_is_wanted(world):
     world.run(scenario)
 
 
+def test_a_direct_connection_is_made_when_wanted_and_can_be(world):
+    async def scenario(mesh):
+        a, b = await mesh.network(), await mesh.network()
+        assert not a.is_direct(b.peer_id)
+        assert not await a.reach_directly(b.peer_id, 5.0), "no address is known"
+        a.learn_addrs(b.peer_id, b.addrs)
+        assert await a.reach_directly(b.peer_id, 5.0)
+        assert a.is_direct(b.peer_id)
+        assert await a.reach_directly(b.peer_id, 0.0), "it is there already"
+
+    world.run(scenario)
+
+
 def test_a_cancelled_send_leaves_the_connection_usable(world):
     async def scenario(mesh):
         a, b = await mesh.pair()

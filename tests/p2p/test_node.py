@@ -143,7 +143,8 @@ def test_an_identity_is_kept_in_its_file(tmp_path):
     ("kwargs", "text"),
     [
         ({"psk": "no-such-file"}, "psk= takes 32 bytes, the text of a key file, or the path of one"),
-        ({"relay": True}, "not available in this version"),
+        ({"relay": "yes"}, "relay= takes True or False"),
+        ({"use_relays": 3}, "use_relays= takes True, False or None"),
         ({"listen": ["/ip4/127.0.0.1/udp/1"]}, "allowed are"),
         ({"listen": 31337}, "listen= takes"),
         ({"listen": [31337]}, "listen= takes"),
@@ -322,7 +323,7 @@ async def test_async_node_needs_a_start_and_explains_bad_arguments():
     with pytest.raises(Closed, match="has not been started"):
         await node.call(_return, 1)
     with pytest.raises(ConfigurationError):
-        AsyncNode(relay=True)
+        AsyncNode(relay=None)
     with pytest.raises(ConfigurationError, match="cannot listen on"):
         await AsyncNode(listen=["/ip4/203.0.113.250/tcp/0"])
 

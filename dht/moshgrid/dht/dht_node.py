@@ -23,6 +23,7 @@ from moshgrid.dht.pushing import Pushing
 from moshgrid.dht.rates import Rates
 from moshgrid.dht.reading import Reading
 from moshgrid.dht.record import Author, RecordReader
+from moshgrid.dht.relays import Relays
 from moshgrid.dht.republishing import Republishing
 from moshgrid.dht.responder import Effect, Equivocated, Introduced, Responder, Saw, SawSplit, TellWatcher
 from moshgrid.dht.routing import RoutingTable
@@ -36,6 +37,7 @@ from moshgrid.dht.writing import ENOUGH, PutReport, Writing
 from moshgrid.p2p.errors import Closed, ConfigurationError
 from moshgrid.p2p.host import Host, network_id
 from moshgrid.p2p.identity import PeerId
+from moshgrid.p2p.relaying import LAYER, Relaying
 
 __all__ = ["DHTNode"]
 
@@ -126,6 +128,8 @@ class DHTNode:
                 host.requests.serve(KAD, node._answer)
                 nursery.start_soon(node._joining.run)
                 nursery.start_soon(node._republishing.run)
+                if isinstance(relaying := host.layers.get(LAYER), Relaying):
+                    nursery.start_soon(Relays(node, relaying).run)
                 task_status.started(node)
                 await trio.sleep_forever()
             finally:
@@ -194,6 +198,11 @@ class DHTNode:
         """Whom a lookup of ``key`` asks, how far and how long away they are, and what each holds."""
         await self._reach()
         return await self._inspecting.inspect(encode_key(key))
+
+    async def look_around(self) -> None:
+        """Asks the peers nearest to this one who else is near, and tells them where this one is now."""
+        if len(self.table):
+            await self._asker.find_closest(self.table.own_point)
 
     def register(self, validator: Validator) -> None:
         """Holds records of the validator's namespace, those that it lets pass."""

@@ -22,6 +22,7 @@ __all__ = [
     "carrier_of",
     "expand_wildcard",
     "parse_listen",
+    "relay_of",
     "resolve",
     "split_addr",
 ]
@@ -32,8 +33,9 @@ _MAX_CHARACTERS = 512
 _HOSTS = ("ip4", "ip6", "dns", "dns4", "dns6")
 _FORM = (
     "/ip4/203.0.113.7/tcp/31337/p2p/12D3KooW… (also /ip6, /dns4, /dns6; after the port /ws for a WebSocket, "
-    "/wss for one behind a web server's TLS)"
+    "/wss for one behind a web server's TLS; through a relay its address, then /p2p-circuit/p2p/12D3KooW…)"
 )
+_CIRCUIT = "/p2p-circuit"
 
 
 class Carrier(Enum):
@@ -59,15 +61,36 @@ def carrier_of(addr: Multiaddr) -> Carrier | None:
     return _CARRIERS.get(names[1:]) if names and names[0] in _HOSTS else None
 
 
+def relay_of(addr: str) -> str | None:
+    """The full multiaddr of the relay that ``addr`` goes through; None when it is a direct one."""
+    relay, circuit, _ = addr.partition(_CIRCUIT)
+    return relay if circuit else None
+
+
 def split_addr(addr: str) -> tuple[Multiaddr, PeerId]:
-    """The transport part and the peer of a full multiaddr. Raises ValueError with a plain text."""
+    """The place and the peer of a full multiaddr; the place of a relayed one ends in ``/p2p-circuit``.
+
+    Raises ValueError with a plain text.
+    """
     if len(addr) > _MAX_CHARACTERS:
         raise ValueError(f"an address has at most {_MAX_CHARACTERS} characters")
     try:
         parsed = Multiaddr(addr)
-        names = [protocol.name for protocol in parsed.protocols()]
+        text = str(parsed)
     except (MultiaddrError, ValueError) as error:
         raise ValueError(f"not a multiaddr ({error}); the form is {_FORM}") from error
+    if (relay := relay_of(text)) is None:
+        return _split_direct(parsed)
+    peer = PeerId(text[len(relay + _CIRCUIT) :].removeprefix("/p2p/"))
+    peer_id_to_bytes(peer)
+    _, relaying = _split_direct(Multiaddr(relay))
+    if relaying == peer:
+        raise ValueError("a peer cannot be reached through itself")
+    return Multiaddr(relay + _CIRCUIT), peer
+
+
+def _split_direct(parsed: Multiaddr) -> tuple[Multiaddr, PeerId]:
+    names = [protocol.name for protocol in parsed.protocols()]
     if names.count("p2p") != 1 or names[-1] != "p2p":
         raise ValueError(f"not an address that can be dialled; the form is {_FORM}")
     peer = PeerId(str(parsed.value_for_protocol("p2p")))

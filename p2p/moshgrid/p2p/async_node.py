@@ -34,8 +34,9 @@ class AsyncNode:
         network: str = "public",
         psk: object = None,
         relay: bool = False,
+        use_relays: bool | None = None,
     ) -> None:
-        self._config = NodeConfig(listen, bootstrap, identity, network, psk, relay)
+        self._config = NodeConfig(listen, bootstrap, identity, network, psk, relay, use_relays)
         self._core: NodeCore | None = None
         self._started: Host | None = None
         self._closed = False

@@ -6,9 +6,12 @@ silent keeps it: a watch is told of changes that may take an hour, and a round's
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 import trio
+
+from moshgrid.p2p.identity import PeerId
 
 __all__ = ["IdleConnections", "Watched"]
 
@@ -18,6 +21,10 @@ _LOOKS = 4
 
 class Watched(Protocol):
     """What is looked at."""
+
+    @property
+    def peer(self) -> PeerId:
+        """Whose connection it is."""
 
     @property
     def open_streams(self) -> int:
@@ -35,6 +42,8 @@ class IdleConnections:
     """Ends each watched connection on which no stream was open for ``seconds``."""
 
     def __init__(self, seconds: float) -> None:
+        self.wanted: list[Callable[[PeerId], bool]] = []
+        """Says True of a peer whose connections may stay however idle they are."""
         self._seconds = seconds
         self._since: dict[Watched, tuple[float, int]] = {}
 
@@ -50,7 +59,8 @@ class IdleConnections:
         """Those that have been idle for too long, and are not watched any more."""
         tired = []
         for connection, (since, streams) in list(self._since.items()):
-            if connection.open_streams or connection.streams_ever != streams:
+            busy = connection.open_streams or connection.streams_ever != streams
+            if busy or any(wanted(connection.peer) for wanted in self.wanted):
                 self._since[connection] = now, connection.streams_ever
             elif now - since >= self._seconds:
                 del self._since[connection]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import trio
 from libp2p.stream_muxer.exceptions import MuxedConnUnavailable
@@ -29,10 +29,21 @@ class Connections:
         self._complaints = complaints
         self._live: dict[PeerId, list[YamuxConnection]] = {}
         self._listeners: dict[object, Callable[[PeerId], None]] = {}
+        self._relayed_listeners: dict[object, Callable[[YamuxConnection], None]] = {}
+        self._began_listeners: dict[object, Callable[[YamuxConnection], None]] = {}
 
     def of(self, peer: PeerId) -> list[YamuxConnection]:
         """The live ones with ``peer``, the oldest first."""
         return list(self._live.get(peer, ()))
+
+    def usable(self, peer: PeerId) -> list[YamuxConnection]:
+        """Those with ``peer`` that neither side is about to end: direct ones first, then the newest."""
+        living = [each for each in reversed(self.of(peer)) if not each.is_ending]
+        return sorted(living, key=lambda each: each.is_relayed)
+
+    def is_direct(self, peer: PeerId) -> bool:
+        """True when bytes to ``peer`` pass through nobody's hands."""
+        return any(not each.is_relayed for each in self.usable(peer))
 
     def peers(self) -> frozenset[PeerId]:
         """Peers with a live connection."""
@@ -47,22 +58,28 @@ class Connections:
         self._live.clear()
 
     def forget_listeners(self) -> None:
-        """Tells nobody of losses any more."""
+        """Tells nobody of anything any more."""
         self._listeners.clear()
+        self._relayed_listeners.clear()
+        self._began_listeners.clear()
 
     def on_lost(self, listener: Callable[[PeerId], None]) -> Callable[[], None]:
         """Calls ``listener`` when the last connection to a peer ends, until the result is called."""
-        key = object()
-        self._listeners[key] = listener
+        return _put_on(self._listeners, listener)
 
-        def take_off() -> None:
-            self._listeners.pop(key, None)
+    def on_relayed(self, listener: Callable[[YamuxConnection], None]) -> Callable[[], None]:
+        """Calls ``listener`` with each relayed connection that is up, whoever dialled."""
+        return _put_on(self._relayed_listeners, listener)
 
-        return take_off
+    def on_began(self, listener: Callable[[YamuxConnection], None]) -> Callable[[], None]:
+        """Calls ``listener`` with each connection as soon as streams can be opened on it."""
+        return _put_on(self._began_listeners, listener)
 
     def connection_began(self, connection: YamuxConnection) -> None:
         """A connection was authenticated."""
         self._live.setdefault(connection.peer, []).append(connection)
+        for listener in list(self._began_listeners.values()):
+            listener(connection)
 
     def connection_ended(self, connection: YamuxConnection) -> None:
         """A connection is gone."""
@@ -91,17 +108,22 @@ class Connections:
 
         Then calls ``over``, and returns when the streams' handlers have ended too: one that finishes what
         it received may, and one that waits for ever may not.
-        A peer that opens one connection too many loses its oldest: it may be dead without our knowing.
+        A peer that opens one connection too many loses its oldest, a relayed one if there is any: it may be
+        dead without our knowing.
         """
-        others = self.of(connection.peer)
-        if len(others) >= self._limits.per_peer:
-            others[0].driver.leave("the peer opened another connection")
+        together = [*self.of(connection.peer), connection]
+        if len(together) > self._limits.per_peer:
+            together.sort(key=lambda each: not each.is_relayed)
+            together[0].driver.leave("the peer opened another connection")
         known = host.know(connection)
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(connection.start)
                 await connection.event_started.wait()
                 task_status.started()
+                if connection.is_relayed and not connection.over.is_set():
+                    for listener in list(self._relayed_listeners.values()):
+                        listener(connection)
                 try:
                     while True:
                         nursery.start_soon(inbound.take, await connection.accept_stream())
@@ -111,3 +133,17 @@ class Connections:
                 nursery.cancel_scope.deadline = trio.current_time() + self._limits.orphan_seconds
         finally:
             host.forget(known)
+
+
+Listener = TypeVar("Listener")
+
+
+def _put_on(listeners: dict[object, Listener], listener: Listener) -> Callable[[], None]:
+    """Adds it; the result takes it off again."""
+    key = object()
+    listeners[key] = listener
+
+    def take_off() -> None:
+        listeners.pop(key, None)
+
+    return take_off

@@ -6,7 +6,7 @@ import logging
 import os
 import sys
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 
 import trio
@@ -14,22 +14,30 @@ from libp2p.custom_types import TProtocol
 from libp2p.exceptions import BaseLibp2pError
 from libp2p.stream_muxer.exceptions import MuxedStreamError
 
-from moshgrid.p2p.addresses import AddressBook, parse_listen, split_addr
+from moshgrid.p2p.addresses import AddressBook, parse_listen, relay_of, split_addr
+from moshgrid.p2p.circuit_info import CircuitInfo
 from moshgrid.p2p.complaints import Complaints
 from moshgrid.p2p.connection_limits import Admission, ConnectionLimits
+from moshgrid.p2p.dcutr import DCUTR
 from moshgrid.p2p.dialling import Dialler
 from moshgrid.p2p.errors import Closed, Unreachable
 from moshgrid.p2p.identity import Identity, PeerId
+from moshgrid.p2p.idle import IdleConnections
 from moshgrid.p2p.libp2p_calling import Caller
+from moshgrid.p2p.libp2p_circuits import Circuits
 from moshgrid.p2p.libp2p_connections import Connections
 from moshgrid.p2p.libp2p_inbound import InboundStreams
-from moshgrid.p2p.libp2p_listening import Door, Doorkeeper, bind, listening_addrs
+from moshgrid.p2p.libp2p_listening import Door, Doorkeeper, bind, calling_ports, listening_addrs
 from moshgrid.p2p.libp2p_negotiation import propose_protocol
+from moshgrid.p2p.libp2p_punching import Puncher
 from moshgrid.p2p.libp2p_stream import Libp2pStream
 from moshgrid.p2p.libp2p_swarm import make_host
 from moshgrid.p2p.libp2p_upgrade import Upgrade
 from moshgrid.p2p.libp2p_yamux import YamuxConnection
 from moshgrid.p2p.network import Network, Stream, StreamHandler
+from moshgrid.p2p.offering import Offering
+from moshgrid.p2p.own_addrs import OwnAddrs
+from moshgrid.p2p.relay_messages import STOP
 
 __all__ = ["open_libp2p_network"]
 
@@ -91,21 +99,34 @@ class Libp2pNetwork:
     ) -> None:
         self._peer_id = identity.peer_id
         self._nursery = nursery
-        self._addrs = listening_addrs(doors, self._peer_id)
+        self.own_addrs = OwnAddrs(self._peer_id)
+        """Where others can dial this peer; whoever learns of a way says so here."""
+        self.own_addrs.set("listening", listening_addrs(doors, self._peer_id))
+        self.offering = Offering(self.own_addrs)
         complaints = Complaints(_log)
         self._connections = Connections(limits, complaints)
         upgrade = Upgrade(identity, self._connections, psk)
-        self._host = make_host(identity, upgrade, lambda: self._addrs)
+        self._host = make_host(identity, upgrade, self.own_addrs.all)
         self._inbound = InboundStreams(self._host.multiselect.handlers, limits, complaints)
         self._book = AddressBook()
-        caller = Caller(self._peer_id, upgrade)
+        self._idle = IdleConnections(limits.idle_seconds)
+        self.circuits = Circuits(self, upgrade, self._live_relayed, limits)
+        """Connections through relays."""
+        ports = calling_ports(doors)
+        self.caller = caller = Caller(self._peer_id, upgrade, self.circuits, ports)
         self._dialler = Dialler(nursery, caller.call, self._begin, caller.hang_up, _DIAL_SECONDS)
         self.admission = Admission(limits, members_only=psk is not None)
         self._closed: str | None = None
-        doorkeeper = Doorkeeper(upgrade, self.admission, self._live, complaints)
-        nursery.start_soon(doorkeeper.end_the_idle)
+        self.puncher = Puncher(
+            nursery, ports, upgrade, self._connections, self._begin, self._open_on, self.offering.offers
+        )
+        self.serve(DCUTR, self.puncher.answer)
+        expected_at = self.puncher.expected_at
+        doorkeeper = Doorkeeper(upgrade, self.admission, self._live, complaints, self._idle, expected_at)
+        nursery.start_soon(self._idle.run)
         for door in doors:
             nursery.start_soon(doorkeeper.keep, door, nursery)
+        self.serve(STOP, self.circuits.take)
 
     async def say_goodbye(self) -> None:
         """Ends every connection in good order."""
@@ -134,6 +155,10 @@ class Libp2pNetwork:
         except Exception:  # the root of this connection's task: it ends, the node does not
             _log.exception("%s: the connection failed", connection.peer)
 
+    async def _live_relayed(self, connection: YamuxConnection) -> None:
+        self._idle.watch(connection, trio.current_time())
+        await self._live(connection, partial(self._idle.forget, connection))
+
     # Who we are and whom we know.
 
     @property
@@ -144,7 +169,7 @@ class Libp2pNetwork:
     @property
     def addrs(self) -> tuple[str, ...]:
         """Where others can dial this peer."""
-        return self._addrs
+        return self.own_addrs.all()
 
     def learn_addrs(self, peer: PeerId, addrs: Sequence[str]) -> None:
         """Remembers well-formed addresses of ``peer``."""
@@ -161,6 +186,49 @@ class Libp2pNetwork:
     def on_lost(self, listener: Callable[[PeerId], None]) -> Callable[[], None]:
         """Calls ``listener`` when the last connection to a peer ends."""
         return self._connections.on_lost(listener)
+
+    def on_relayed(self, listener: Callable[[YamuxConnection], None]) -> Callable[[], None]:
+        """Calls ``listener`` with each relayed connection that is up, whoever dialled."""
+        return self._connections.on_relayed(listener)
+
+    def is_direct(self, peer: PeerId) -> bool:
+        """True when a live connection with ``peer`` goes through no relay."""
+        return self._connections.is_direct(peer)
+
+    async def reach_directly(self, peer: PeerId, seconds: float) -> bool:
+        """Dials the known direct addresses of ``peer``, or punches a hole over a relayed connection."""
+        self._check_open()
+        with trio.move_on_after(seconds):
+            if not self._connections.usable(peer):
+                with suppress(Unreachable):
+                    await self._reach(peer, self._book.of(peer))
+            if not self.is_direct(peer):
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(self._dial_directly, peer, nursery.cancel_scope)
+                    if await self.puncher.punch(peer):
+                        nursery.cancel_scope.cancel()
+        return self.is_direct(peer)
+
+    async def _dial_directly(self, peer: PeerId, race: trio.CancelScope) -> None:
+        with suppress(Unreachable):
+            await self._reach(peer, [addr for addr in self._book.of(peer) if relay_of(addr) is None])
+            race.cancel()
+
+    def address_of(self, peer: PeerId) -> str | None:
+        """The IP address at the other end of a direct connection with ``peer``; None without one."""
+        for connection in self._connections.usable(peer):
+            if not connection.is_relayed and (place := connection.get_remote_address()) is not None:
+                return place[0]
+        return None
+
+    def circuit_of(self, peer: PeerId) -> CircuitInfo | None:
+        """The relay that new streams to ``peer`` go through; None when they go directly, or nowhere."""
+        usable = self._connections.usable(peer)
+        return usable[0].circuit if usable else None
+
+    def keep_idle(self, wanted: Callable[[PeerId], bool]) -> None:
+        """Connections with peers of which ``wanted`` says True are not ended for being idle."""
+        self._idle.wanted.append(wanted)
 
     # Dialling.
 
@@ -194,22 +262,18 @@ class Libp2pNetwork:
         self._check_open()
         attempts: list[tuple[str, str]] = []
         for _ in range(2):  # a connection may end, for being idle, just when it is to be used again
-            if not self._usable(peer):
+            if not self._connections.usable(peer):
                 await self._reach(peer, self._book.of(peer))
-            for connection in self._usable(peer):
+            for connection in self._connections.usable(peer):
                 try:
                     return await self._open_on(connection, protocol)
                 except Unreachable as error:
                     attempts += error.attempts
-            if self._usable(peer) or not self._book.of(peer):
+            if self._connections.usable(peer) or not self._book.of(peer):
                 break
         raise Unreachable(peer, attempts or [(protocol, "the connection was lost")])
 
-    def _usable(self, peer: PeerId) -> list[YamuxConnection]:
-        """The connections with ``peer`` that neither side is about to end, the newest first."""
-        return [each for each in reversed(self._connections.of(peer)) if not each.is_ending]
-
-    async def _open_on(self, connection: YamuxConnection, protocol: str) -> Stream:
+    async def _open_on(self, connection: YamuxConnection, protocol: str) -> Libp2pStream:
         if not connection.has_room:
             raise Unreachable(
                 connection.peer, [(protocol, "as many streams to this peer as may be are open")]

@@ -21,6 +21,7 @@ from libp2p.stream_muxer.exceptions import (
 )
 from multiaddr import Multiaddr
 
+from moshgrid.p2p.circuit_info import CircuitInfo
 from moshgrid.p2p.errors import LocalProtocolError, StreamReset
 from moshgrid.p2p.identity import PeerId, peer_id_from_bytes
 from moshgrid.p2p.secure_channel import SecureChannel
@@ -69,6 +70,10 @@ class YamuxConnection(IMuxedConn):
         """Set at once when no stream lives any more."""
         self._watcher = watcher
         self._initiator = secured.is_initiator
+        self.is_relayed = secured.get_connection_type() is ConnectionType.RELAYED
+        """True when another peer passes the bytes on."""
+        self.circuit: CircuitInfo | None = None
+        """What is known of that one."""
         self._known = False
 
     async def start(self) -> None:

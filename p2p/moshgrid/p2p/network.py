@@ -120,6 +120,18 @@ class Network(Protocol):
         """Peers with a live connection now."""
         ...
 
+    def is_direct(self, peer: PeerId) -> bool:
+        """True when a live connection to ``peer`` is direct; False when none is, or only relayed ones."""
+        ...
+
+    async def reach_directly(self, peer: PeerId, seconds: float) -> bool:
+        """Tries to get a direct connection to ``peer`` by dialling and hole punching; True when there is one.
+
+        At once when there is one already. Never raises because the peer cannot be reached, and never takes
+        longer than ``seconds``; a relayed connection stays in use where no direct one came about.
+        """
+        ...
+
     def on_lost(self, listener: Callable[[PeerId], None]) -> Callable[[], None]:
         """Calls ``listener`` in the loop when the last connection to a peer ends.
 

@@ -30,7 +30,10 @@ class Node:
     for a new one in memory, the path of a key file (made when missing), or an ``Identity``.
     ``network``: peers of differently named networks ignore each other. ``psk``: the key of a private
     network, whose peers connect with nobody else: 32 bytes, the text of a libp2p key file, or its path.
-    ``relay`` is not available yet. Raises ConfigurationError.
+    ``relay``: this node passes connections on to peers that cannot be reached, within ``RelayLimits``.
+    ``use_relays``: whether this node may be reached through relays; None: where that is of use, which it
+    is not for a node that everybody reaches, or that listens on this computer only. Raises
+    ConfigurationError.
 
     From asyncio use ``AsyncNode``.
     """
@@ -43,9 +46,10 @@ class Node:
         network: str = "public",
         psk: object = None,
         relay: bool = False,
+        use_relays: bool | None = None,
     ) -> None:
         refuse_inside_event_loop()
-        core = NodeCore(NodeConfig(listen, bootstrap, identity, network, psk, relay))
+        core = NodeCore(NodeConfig(listen, bootstrap, identity, network, psk, relay, use_relays))
         try:
             self._host = core.ready.result()
         except BaseException:

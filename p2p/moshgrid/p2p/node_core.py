@@ -24,6 +24,7 @@ from moshgrid.p2p.identity import Identity
 from moshgrid.p2p.link import Link
 from moshgrid.p2p.network import Network
 from moshgrid.p2p.private_network import load_psk
+from moshgrid.p2p.relaying import Relaying
 from moshgrid.p2p.runtime import Operation, Runtime
 
 __all__ = ["DEFAULT_LISTEN", "NodeConfig", "NodeCore"]
@@ -49,13 +50,16 @@ class NodeConfig:
     network: str = "public"
     psk: object = field(default=None, repr=False)
     relay: bool = False
+    use_relays: bool | None = None
     keys: Identity = field(init=False)
     psk_bytes: bytes | None = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "psk_bytes", None if self.psk is None else load_psk(self.psk))
-        if self.relay:
-            raise ConfigurationError("relay=True is not available in this version; leave it out")
+        if not isinstance(self.relay, bool):
+            raise ConfigurationError(f"relay= takes True or False, not {self.relay!r}")
+        if not isinstance(self.use_relays, bool | None):
+            raise ConfigurationError(f"use_relays= takes True, False or None, not {self.use_relays!r}")
         for name in ("listen", "bootstrap"):
             given = getattr(self, name)
             if isinstance(given, str):
@@ -171,7 +175,7 @@ async def _open_node_host(config: NodeConfig) -> AsyncIterator[Host]:
     """A running host with its network, joining through the bootstrap peers in the background."""
     # Imported here because it takes over half a second, and not everybody who imports us dials.
     try:
-        from moshgrid.p2p.libp2p_network import open_libp2p_network
+        from moshgrid.p2p.libp2p_network import Libp2pNetwork, open_libp2p_network
     except ImportError as error:
         raise ConfigurationError(
             f"py-libp2p cannot be imported: {error}. Install it with  pip install 'libp2p>=0.8.1,<0.9'  "
@@ -183,6 +187,9 @@ async def _open_node_host(config: NodeConfig) -> AsyncIterator[Host]:
             network, config.keys, network_name=config.network, bootstrap=tuple(config.bootstrap)
         ) as host,
     ):
+        assert isinstance(network, Libp2pNetwork)
+        relaying = Relaying(network, host, serves=config.relay, reserves=config.use_relays)
+        host.nursery.start_soon(relaying.run)
         if config.bootstrap:
             host.nursery.start_soon(_join, network, tuple(config.bootstrap))
         yield host

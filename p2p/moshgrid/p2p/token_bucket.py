@@ -25,8 +25,8 @@ class TokenBucket:
         self._tokens -= count
         return True
 
-    def reserve(self, now: float) -> float:
-        """Takes one token, of the future if need be; how long to wait until it is there."""
-        self._tokens = min(self._burst, self._tokens + (now - self._at) * self._rate) - 1.0
+    def reserve(self, now: float, count: float = 1.0) -> float:
+        """Takes ``count`` tokens, of the future if need be; how long to wait until they are there."""
+        self._tokens = min(self._burst, self._tokens + (now - self._at) * self._rate) - count
         self._at = now
         return max(0.0, -self._tokens / self._rate)

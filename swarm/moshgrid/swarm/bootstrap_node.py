@@ -14,7 +14,9 @@ from moshgrid.p2p.identity import Identity
 __all__ = ["serve"]
 
 
-def serve(listen: list[str], bootstrap: list[str], identity: Path, network: str, as_json: bool) -> None:
+def serve(
+    listen: list[str], bootstrap: list[str], identity: Path, network: str, relay: bool, as_json: bool
+) -> None:
     """Runs until SIGINT or SIGTERM, then leaves politely; a second signal ends it at once."""
     stop = threading.Event()
     signals = (signal.SIGINT, signal.SIGTERM)
@@ -29,7 +31,10 @@ def serve(listen: list[str], bootstrap: list[str], identity: Path, network: str,
     key = Identity.load_or_create(identity)
     # Beside the key: after a restart the node finds its network even if nobody else's address is known.
     config = DHTConfig(peers_file=f"{identity}.peers")
-    with Node(listen=listen, bootstrap=bootstrap, identity=key, network=network) as node, DHT(node, config):
+    with (
+        Node(listen=listen, bootstrap=bootstrap, identity=key, network=network, relay=relay) as node,
+        DHT(node, config),
+    ):
         link = node.link
         if as_json:
             addrs = list(node.addrs)
@@ -38,5 +43,7 @@ def serve(listen: list[str], bootstrap: list[str], identity: Path, network: str,
             print(f"  peer id     {node.peer_id}   (kept in {identity}: keep this file)")
             for addr in node.addrs:
                 print(f"  listening   {addr}")
+            if relay:
+                print("  relaying    for peers that cannot be reached; this port must be open to the world")
             print(f"  share this: {link}", flush=True)
         stop.wait()

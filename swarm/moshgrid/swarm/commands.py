@@ -92,12 +92,16 @@ def node(
     bootstrap: Annotated[
         list[str] | None, typer.Option(help="Address of a peer to join through; may be given more than once.")
     ] = None,
+    relay: Annotated[
+        bool,
+        typer.Option("--relay", help="Also pass connections on to peers behind routers that let nobody in."),
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Run a node that others join through, until Ctrl+C."""
     from moshgrid.swarm.bootstrap_node import serve
 
-    serve(listen or ["/ip4/0.0.0.0/tcp/31337"], bootstrap or [], identity, network, as_json)
+    serve(listen or ["/ip4/0.0.0.0/tcp/31337"], bootstrap or [], identity, network, relay, as_json)
 
 
 @app.command()

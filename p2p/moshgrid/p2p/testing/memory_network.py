@@ -13,7 +13,7 @@ from moshgrid.p2p.errors import Closed, RemoteProtocolError, Unreachable
 from moshgrid.p2p.identity import PeerId
 from moshgrid.p2p.network import Stream, StreamHandler
 from moshgrid.p2p.serving import serve_stream
-from moshgrid.p2p.testing.memory_stream import MemoryStream, Pipe
+from moshgrid.p2p.testing.memory_stream import Circuit, MemoryStream, Pipe
 
 if TYPE_CHECKING:
     from moshgrid.p2p.testing.memory_switch import MemorySwitch
@@ -45,6 +45,7 @@ class MemoryNetwork:
         self._number = number
         self._handlers: dict[str, StreamHandler] = {}
         self._links: dict[PeerId, MemoryNetwork] = {}
+        self._relayed: dict[PeerId, Circuit] = {}
         self._lost_frozen: list[MemoryNetwork] = []
         self._addrs: dict[PeerId, list[str]] = {}
         self._listeners: dict[object, Callable[[PeerId], None]] = {}
@@ -83,6 +84,9 @@ class MemoryNetwork:
         target = self.switch.at(number)
         if target is None:
             raise Unreachable(peer, [(addr, "refused the connection")])
+        reachability = self.switch.reachability
+        if reachability.is_home(target.peer_id) and not reachability.relays:
+            raise Unreachable(peer, [(addr, "is behind a router, and there is no relay")])
         await self._round_trip(target, addr)
         if target.peer_id != peer:
             raise Unreachable(peer, [(addr, f"is another peer: {target.peer_id}")])
@@ -90,6 +94,9 @@ class MemoryNetwork:
             raise Unreachable(peer, [(addr, "the connection was lost during the handshake")])
         self._links[peer] = target
         target._links[self._peer_id] = self
+        if self.switch.reachability.is_home(peer):
+            circuit = Circuit(self, target, self.switch.reachability.relay_bytes)
+            self._relayed[peer] = target._relayed[self._peer_id] = circuit
 
     async def _round_trip(self, target: MemoryNetwork, tried: str) -> None:
         """Waits until a packet has gone there and back, at most the dial timeout."""
@@ -113,7 +120,8 @@ class MemoryNetwork:
         handler = target._handlers.get(protocol)
         if handler is None:
             raise RemoteProtocolError(peer, f"does not speak {protocol}")
-        there, back = Pipe(self, target), Pipe(target, self)
+        circuit = self._relayed.get(peer)
+        there, back = Pipe(self, target, circuit), Pipe(target, self, circuit)
         ours = MemoryStream(self, peer, protocol, there, back)
         theirs = MemoryStream(target, self._peer_id, protocol, back, there)
         self.streams[ours] = None
@@ -151,6 +159,34 @@ class MemoryNetwork:
         """Peers with a live connection."""
         return frozenset(self._links)
 
+    def is_direct(self, peer: PeerId) -> bool:
+        """True when the connection to ``peer`` goes over no relay."""
+        return peer in self._links and peer not in self._relayed
+
+    async def reach_directly(self, peer: PeerId, seconds: float) -> bool:
+        """Dials, then punches where the switch's ``reachability`` lets it."""
+        await self.awake()
+        with trio.move_on_after(seconds):
+            if peer not in self._links:
+                try:
+                    await self._dial_known(peer)
+                except Unreachable:
+                    return False
+            if peer in self._relayed:
+                await self._punch(peer)
+        return self.is_direct(peer)
+
+    async def _punch(self, peer: PeerId) -> None:
+        reachability = self.switch.reachability
+        if frozenset((self._peer_id, peer)) in reachability.endless:
+            await trio.sleep_forever()
+        await trio.sleep(reachability.punch_seconds)
+        target = self._links.get(peer)
+        if target is not None and reachability.can_punch(self._peer_id, peer):
+            if (circuit := self._relayed.pop(peer, None)) is not None:
+                circuit.replaced = True
+            target._relayed.pop(self._peer_id, None)
+
     def on_lost(self, listener: Callable[[PeerId], None]) -> Callable[[], None]:
         """Calls ``listener`` when a peer is lost."""
         key = object()
@@ -178,6 +214,7 @@ class MemoryNetwork:
         self.thaw()
         links = list(self._links.values())
         self._links.clear()
+        self._relayed.clear()
         return links
 
     def unlink(self, lost: MemoryNetwork) -> None:
@@ -185,6 +222,7 @@ class MemoryNetwork:
         if self.closed or self._links.get(lost.peer_id) is not lost:
             return
         del self._links[lost.peer_id]
+        self._relayed.pop(lost.peer_id, None)
         for stream in list(self.streams):
             if stream.other is lost:
                 stream.abort("the connection was lost")

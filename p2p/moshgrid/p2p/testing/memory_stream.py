@@ -16,18 +16,39 @@ from moshgrid.p2p.network import Buffer
 if TYPE_CHECKING:
     from moshgrid.p2p.testing.memory_network import MemoryNetwork
 
-__all__ = ["MemoryStream", "Pipe"]
+__all__ = ["Circuit", "MemoryStream", "Pipe"]
 
 WINDOW = 256 * 1024
 _SEGMENT = 64 * 1024
 
 
+class Circuit:
+    """A relayed connection between two peers, which breaks once it carried more than ``room`` bytes."""
+
+    def __init__(self, one: MemoryNetwork, other: MemoryNetwork, room: int) -> None:
+        self.replaced = False
+        """True once a direct connection took its place; its streams go on to their end."""
+        self._ends = one.peer_id, other.peer_id
+        self._switch = one.switch
+        self._room = room
+
+    def carry(self, size: int) -> None:
+        """Takes ``size`` bytes."""
+        if self._room < 0:
+            return
+        self._switch.relayed_bytes += size
+        self._room -= size
+        if self._room < 0 and not self.replaced:
+            self._switch.disconnect(*self._ends)
+
+
 class Pipe:
     """One direction of a stream: what ``source`` sent and ``target`` has not read yet."""
 
-    def __init__(self, source: MemoryNetwork, target: MemoryNetwork) -> None:
+    def __init__(self, source: MemoryNetwork, target: MemoryNetwork, circuit: Circuit | None = None) -> None:
         self.source = source
         self.target = target
+        self._circuit = circuit
         self.ended = False
         self.reset_at: float | None = None
         self._segments: deque[tuple[float, bytes]] = deque()  # b"" is the clean end
@@ -54,6 +75,8 @@ class Pipe:
         """Sends one segment on its way; ``b""`` is the clean end."""
         if self._unread:
             return
+        if self._circuit is not None:
+            self._circuit.carry(len(data))
         arrival = self.source.switch.arrival(self.source, self.target, len(data))
         # A stream is ordered: what was sent later never arrives earlier.
         self._last_arrival = max(arrival, self._last_arrival)

@@ -15,6 +15,7 @@ import trio
 from moshgrid.p2p.errors import ConfigurationError, LocalProtocolError
 from moshgrid.p2p.identity import Identity, PeerId
 from moshgrid.p2p.testing.memory_network import MemoryNetwork
+from moshgrid.p2p.testing.reachability import Reachability
 
 __all__ = ["MemorySwitch"]
 
@@ -27,7 +28,8 @@ class MemorySwitch:
     """What connects the peers, and what breaks them.
 
     ``latency`` and ``jitter`` are seconds one way, ``rate`` bytes per second into and out of a peer,
-    ``loss`` the chance that a segment comes later by a retransmission. Equal seeds give equal runs
+    ``loss`` the chance that a segment comes later by a retransmission, ``reachability`` who sits behind
+    which router (everybody is open without it). Equal seeds give equal runs
     where the event loop's own order is fixed too (``run_virtual``). Use it as
     ``async with MemorySwitch(seed=1) as switch``; leaving ends every peer's handlers.
     """
@@ -39,7 +41,11 @@ class MemorySwitch:
         rate: float | None = None,
         jitter: float = 0.0,
         loss: float = 0.0,
+        reachability: Reachability | None = None,
     ) -> None:
+        self.reachability = reachability or Reachability()
+        self.relayed_bytes = 0
+        """What all relayed connections carried so far."""
         self._running = trio.open_nursery()
         self._nursery: trio.Nursery | None = None
         self.latency = latency

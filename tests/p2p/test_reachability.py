@@ -1,0 +1,95 @@
+"""Peers behind routers on the in-memory network: who is dialled, who is punched, what a relay carries."""
+
+from __future__ import annotations
+
+import pytest
+import trio
+
+from moshgrid.p2p.errors import StreamReset, Unreachable
+from moshgrid.p2p.identity import Identity
+from moshgrid.p2p.testing import MemorySwitch, Reachability, run_virtual
+
+ECHO = "/test/echo/1"
+IDS = [Identity.from_seed(bytes([n + 1]) * 32) for n in range(2)]
+
+
+async def echo(stream):
+    while data := await stream.receive():
+        await stream.send(data)
+
+
+def with_pair(scenario, first="open", second="open", **kwargs):
+    """Runs ``scenario(switch, a, b)`` with two peers of these types."""
+
+    async def main():
+        nat = {IDS[0].peer_id: first, IDS[1].peer_id: second}
+        async with MemorySwitch(latency=0.01, reachability=Reachability(nat, **kwargs)) as switch:
+            a, b = (switch.network(identity) for identity in IDS)
+            a.serve(ECHO, echo)
+            b.serve(ECHO, echo)
+            a.learn_addrs(b.peer_id, b.addrs)
+            b.learn_addrs(a.peer_id, a.addrs)
+            await scenario(switch, a, b)
+
+    run_virtual(main)
+
+
+@pytest.mark.parametrize(
+    "first, second, direct",
+    [
+        ("open", "open", True),
+        ("symmetric", "open", True),
+        ("open", "symmetric", True),
+        ("port-restricted", "port-restricted", True),
+        ("cone", "symmetric", True),
+        ("symmetric", "port-restricted", False),
+        ("symmetric", "symmetric", False),
+    ],
+)
+def test_pairs_become_direct_where_their_routers_let_them(first, second, direct):
+    async def scenario(switch, a, b):
+        assert not a.is_direct(b.peer_id)
+        assert await a.reach_directly(b.peer_id, 3.0) == direct
+        assert a.is_direct(b.peer_id) == b.is_direct(a.peer_id) == direct
+        assert a.connected() == {b.peer_id}
+        stream = await b.open_stream(a.peer_id, ECHO)
+        await stream.send(b"hello")
+        assert await stream.receive() == b"hello"
+        assert (switch.relayed_bytes == 0) == direct
+
+    with_pair(scenario, first, second)
+
+
+def test_a_relayed_connection_breaks_when_it_carried_too_much():
+    async def scenario(switch, a, b):
+        stream = await a.open_stream(b.peer_id, ECHO)
+        assert not a.is_direct(b.peer_id)
+        with pytest.raises(StreamReset):
+            for _ in range(3):
+                await stream.send(bytes(1000))
+                await trio.sleep(1)
+        assert a.connected() == frozenset()
+
+    with_pair(scenario, "symmetric", "symmetric", relay_bytes=1500)
+
+
+def test_without_relays_a_peer_at_home_cannot_be_dialled():
+    async def scenario(switch, a, b):
+        with pytest.raises(Unreachable, match="router"):
+            await a.open_stream(b.peer_id, ECHO)
+        assert not await a.reach_directly(b.peer_id, 3.0)
+        assert await b.reach_directly(a.peer_id, 3.0)
+        assert a.is_direct(b.peer_id)
+
+    with_pair(scenario, "open", "symmetric", relays=False)
+
+
+def test_a_punch_that_never_ends_is_given_up_in_time():
+    async def scenario(switch, a, b):
+        start = trio.current_time()
+        assert not await a.reach_directly(b.peer_id, 3.0)
+        assert trio.current_time() - start == pytest.approx(3.0)
+        assert a.connected() == {b.peer_id}
+
+    pair = frozenset(identity.peer_id for identity in IDS)
+    with_pair(scenario, "cone", "cone", endless={pair})
