@@ -15,6 +15,7 @@ import itertools
 import socket
 import subprocess
 from collections.abc import Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -24,6 +25,7 @@ from wires import FAR, NEAR, LaidWire, Wire, switch_offloads_off
 
 GATEWAY = "169.254.1.1"  # the internet's end of every cable
 _FIRST_GROUP = 61  # group 0 is 61.10.0.0/16
+_ESTABLISHED = "01"
 _numbers = itertools.count(1)
 
 _INTERNET = """
@@ -61,6 +63,14 @@ class Host:
         made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         made.bind(("0.0.0.0", port))
         return made
+
+    def connections(self) -> list[tuple[int, str, int]]:
+        """Established TCP connections as the kernel lists them: own port, the other's address and port."""
+        with self.namespace.entered():
+            lines = Path("/proc/thread-self/net/tcp").read_text().splitlines()[1:]
+        rows = [line.split()[1:4] for line in lines]
+        ends = [(*_place(ours), *_place(theirs)) for ours, theirs, state in rows if state == _ESTABLISHED]
+        return [(port, address, other) for _, port, address, other in ends]
 
     def close(self) -> None:
         for process in self._processes:
@@ -248,3 +258,9 @@ def _cable(switch: Namespace, port: str, host: Namespace, device: str, address: 
         f"link set {device} up",
         f"route add default via {gateway} dev {device}",
     )
+
+
+def _place(text: str) -> tuple[str, int]:
+    """An address and a port as the kernel writes them."""
+    address, port = text.split(":")
+    return socket.inet_ntoa(bytes.fromhex(address)[::-1]), int(port, 16)
