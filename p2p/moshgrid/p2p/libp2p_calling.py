@@ -15,6 +15,7 @@ from multiaddr import Multiaddr
 
 from moshgrid.p2p.addresses import Carrier, carrier_of, relay_of, resolve, split_addr
 from moshgrid.p2p.calling_port import BUSY, CallingPorts, connect_from
+from moshgrid.p2p.contacts import Contacts
 from moshgrid.p2p.dialling import DialFailed
 from moshgrid.p2p.errors import MoshgridError
 from moshgrid.p2p.identity import PeerId
@@ -39,7 +40,8 @@ class Caller:
         self._us = us
         self._upgrade = upgrade
         self._circuits = circuits
-        self._ports = ports
+        self.ports = ports
+        self.contacts = Contacts()
         self.shows_port = True
         """True while the world is called from the port that is listened on, so that others see how a router
         maps it. Who knows that it can be reached needs that no more, and two who call each other at the
@@ -63,9 +65,10 @@ class Caller:
         raise DialFailed(failure)
 
     async def _call_host(self, place: Multiaddr, host: str, port: int, peer: ID) -> YamuxConnection:
+        self.contacts.called(host)
         source = None
         if self.shows_port and carrier_of(place) is Carrier.TCP and not is_home(host):
-            source = self._ports.towards(host)
+            source = self.ports.towards(host)
         if source is not None:
             try:
                 raw = RawConnection(TrioTCPStream(await connect_from(source, host, port)), True)
@@ -81,6 +84,15 @@ class Caller:
                 self.called_from[connection] = source[1]
                 return connection
         return await self._upgrade.connect(await _connect(place, host, port), peer)
+
+    async def call_back(self, host: str, port: int, peer: PeerId) -> YamuxConnection:
+        """A new connection from any port, even where there is one; not running yet. Raises DialFailed."""
+        self.contacts.called(host)
+        try:
+            raw = RawConnection(TrioTCPStream(await connect_from(None, host, port)), True)
+            return await self._upgrade.connect(raw, ID.from_base58(peer))
+        except (BaseLibp2pError, MoshgridError, ChannelBroken, OSError) as error:
+            raise DialFailed(explain_failure(error, peer)) from error
 
     async def hang_up(self, connection: YamuxConnection) -> None:
         """Ends a connection that is not wanted after all."""

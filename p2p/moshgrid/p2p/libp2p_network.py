@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import sys
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from functools import partial
@@ -19,6 +18,7 @@ from moshgrid.p2p.circuit_info import CircuitInfo
 from moshgrid.p2p.complaints import Complaints
 from moshgrid.p2p.connection_limits import Admission, ConnectionLimits
 from moshgrid.p2p.dcutr import DCUTR
+from moshgrid.p2p.descriptors import descriptor_limit
 from moshgrid.p2p.dialling import Dialler
 from moshgrid.p2p.errors import Closed, Unreachable
 from moshgrid.p2p.identity import Identity, PeerId
@@ -64,7 +64,7 @@ async def open_libp2p_network(
         # It warns of every peer that leaves, and shouts of every failed dial; ours says what matters.
         logging.getLogger("libp2p").setLevel(logging.CRITICAL)
     if limits is None:
-        limits = ConnectionLimits().fitted(_descriptors())
+        limits = ConnectionLimits().fitted(descriptor_limit())
     async with trio.open_nursery() as nursery:
         network = Libp2pNetwork(identity, doors, nursery, psk, limits)
         try:
@@ -74,16 +74,6 @@ async def open_libp2p_network(
                 await network.say_goodbye()
             nursery.cancel_scope.cancel()
             network.forget_all()
-
-
-def _descriptors() -> int:
-    """How many files and connections this process may have open."""
-    if sys.platform == "win32":
-        return sys.maxsize
-    import resource
-
-    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return sys.maxsize if soft == resource.RLIM_INFINITY else soft
 
 
 class Libp2pNetwork:
@@ -114,11 +104,11 @@ class Libp2pNetwork:
         """Connections through relays."""
         ports = calling_ports(doors)
         self.caller = caller = Caller(self._peer_id, upgrade, self.circuits, ports)
-        self._dialler = Dialler(nursery, caller.call, self._begin, caller.hang_up, _DIAL_SECONDS)
+        self._dialler = Dialler(nursery, caller.call, self.begin, caller.hang_up, _DIAL_SECONDS)
         self.admission = Admission(limits, members_only=psk is not None)
         self._closed: str | None = None
         self.puncher = Puncher(
-            nursery, ports, upgrade, self._connections, self._begin, self._open_on, self.offering.offers
+            nursery, caller, upgrade, self._connections, self.begin, self.open_on, self.offering.offers
         )
         self.serve(DCUTR, self.puncher.answer)
         expected_at = self.puncher.expected_at
@@ -141,7 +131,8 @@ class Libp2pNetwork:
         """Nobody is connected any more."""
         self._connections.clear()
 
-    async def _begin(self, connection: YamuxConnection) -> None:
+    async def begin(self, connection: YamuxConnection) -> None:
+        """Lets a secured connection live."""
         await self._nursery.start(partial(self._live, connection))
 
     async def _live(
@@ -187,6 +178,10 @@ class Libp2pNetwork:
         """Calls ``listener`` when the last connection to a peer ends."""
         return self._connections.on_lost(listener)
 
+    def on_began(self, listener: Callable[[YamuxConnection], None]) -> Callable[[], None]:
+        """Calls ``listener`` with each connection as soon as streams can be opened on it."""
+        return self._connections.on_began(listener)
+
     def on_relayed(self, listener: Callable[[YamuxConnection], None]) -> Callable[[], None]:
         """Calls ``listener`` with each relayed connection that is up, whoever dialled."""
         return self._connections.on_relayed(listener)
@@ -203,16 +198,11 @@ class Libp2pNetwork:
                 with suppress(Unreachable):
                     await self._reach(peer, self._book.of(peer))
             if not self.is_direct(peer):
-                async with trio.open_nursery() as nursery:
-                    nursery.start_soon(self._dial_directly, peer, nursery.cancel_scope)
-                    if await self.puncher.punch(peer):
-                        nursery.cancel_scope.cancel()
+                await self.puncher.race(peer, partial(self._dial_directly, peer))
         return self.is_direct(peer)
 
-    async def _dial_directly(self, peer: PeerId, race: trio.CancelScope) -> None:
-        with suppress(Unreachable):
-            await self._reach(peer, [addr for addr in self._book.of(peer) if relay_of(addr) is None])
-            race.cancel()
+    async def _dial_directly(self, peer: PeerId) -> None:
+        await self._reach(peer, [addr for addr in self._book.of(peer) if relay_of(addr) is None])
 
     def address_of(self, peer: PeerId) -> str | None:
         """The IP address at the other end of a direct connection with ``peer``; None without one."""
@@ -266,14 +256,15 @@ class Libp2pNetwork:
                 await self._reach(peer, self._book.of(peer))
             for connection in self._connections.usable(peer):
                 try:
-                    return await self._open_on(connection, protocol)
+                    return await self.open_on(connection, protocol)
                 except Unreachable as error:
                     attempts += error.attempts
             if self._connections.usable(peer) or not self._book.of(peer):
                 break
         raise Unreachable(peer, attempts or [(protocol, "the connection was lost")])
 
-    async def _open_on(self, connection: YamuxConnection, protocol: str) -> Libp2pStream:
+    async def open_on(self, connection: YamuxConnection, protocol: str) -> Libp2pStream:
+        """A new stream on this very connection. Raises Unreachable, RemoteProtocolError."""
         if not connection.has_room:
             raise Unreachable(
                 connection.peer, [(protocol, "as many streams to this peer as may be are open")]

@@ -14,7 +14,7 @@ from libp2p.io.trio import TrioTCPStream
 from libp2p.network.connection.raw_connection import RawConnection
 from libp2p.peer.id import ID
 
-from moshgrid.p2p.calling_port import CallingPorts, connect_from
+from moshgrid.p2p.calling_port import connect_from
 from moshgrid.p2p.dcutr import (
     DCUTR,
     MAX_MESSAGE_BYTES,
@@ -28,6 +28,7 @@ from moshgrid.p2p.dcutr import (
 from moshgrid.p2p.delimited import read_delimited, send_delimited
 from moshgrid.p2p.errors import MoshgridError, RemoteProtocolError, StreamReset, Unreachable
 from moshgrid.p2p.identity import PeerId
+from moshgrid.p2p.libp2p_calling import Caller
 from moshgrid.p2p.libp2p_connections import Connections
 from moshgrid.p2p.libp2p_raw_bytes import ChannelBroken
 from moshgrid.p2p.libp2p_stream import Libp2pStream
@@ -63,7 +64,7 @@ class Puncher:
     def __init__(
         self,
         nursery: trio.Nursery,
-        ports: CallingPorts,
+        caller: Caller,
         upgrade: Upgrade,
         connections: Connections,
         begin: Callable[[YamuxConnection], Awaitable[None]],
@@ -71,7 +72,7 @@ class Puncher:
         offers: Offers,
     ) -> None:
         self._nursery = nursery
-        self._ports = ports
+        self._caller = caller
         self._upgrade = upgrade
         self._connections = connections
         self._begin = begin
@@ -93,6 +94,19 @@ class Puncher:
         self._relayed_since[connection] = trio.current_time()
         if not connection.is_initiator:
             self._nursery.start_soon(self.punch, connection.peer)
+
+    async def race(self, peer: PeerId, dial: Callable[[], Awaitable[None]]) -> None:
+        """Punches and dials at once, until either leads to a direct connection or both fail."""
+
+        async def try_dialling() -> None:
+            with suppress(Unreachable):
+                await dial()
+                nursery.cancel_scope.cancel()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(try_dialling)
+            if await self.punch(peer):
+                nursery.cancel_scope.cancel()
 
     async def punch(self, peer: PeerId) -> bool:
         """Tries up to three times, over a relayed connection with ``peer``; True when there is a direct one.
@@ -237,7 +251,8 @@ class Puncher:
         window: trio.CancelScope,
         plain: bool = False,
     ) -> None:
-        source = None if plain else self._ports.towards(place[0])
+        source = None if plain else self._caller.ports.towards(place[0])
+        self._caller.contacts.called(place[0])
         while True:
             try:
                 stream = await connect_from(source, *place)

@@ -14,6 +14,7 @@ from moshgrid.p2p.host import Host
 from moshgrid.p2p.identity import Identity, PeerId
 from moshgrid.p2p.link import Link
 from moshgrid.p2p.node_core import DEFAULT_LISTEN, NodeConfig, NodeCore
+from moshgrid.p2p.reachability import Reachability, reachability_of
 from moshgrid.p2p.runtime import Operation, refuse_inside_event_loop
 
 __all__ = ["Node"]
@@ -72,6 +73,11 @@ class Node:
     def addrs(self) -> tuple[str, ...]:
         """Where others can dial this peer: full multiaddrs ending in ``/p2p/<id>``."""
         return self._host.network.addrs
+
+    @property
+    def reachability(self) -> Reachability:
+        """How others can reach this peer, as far as is known: within 5 s of meeting the first of them."""
+        return reachability_of(self._host)
 
     @property
     def network(self) -> str:

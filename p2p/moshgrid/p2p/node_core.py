@@ -176,6 +176,7 @@ async def _open_node_host(config: NodeConfig) -> AsyncIterator[Host]:
     # Imported here because it takes over half a second, and not everybody who imports us dials.
     try:
         from moshgrid.p2p.libp2p_network import Libp2pNetwork, open_libp2p_network
+        from moshgrid.p2p.libp2p_reachability import ReachabilityWatch
     except ImportError as error:
         raise ConfigurationError(
             f"py-libp2p cannot be imported: {error}. Install it with  pip install 'libp2p>=0.8.1,<0.9'  "
@@ -189,7 +190,9 @@ async def _open_node_host(config: NodeConfig) -> AsyncIterator[Host]:
     ):
         assert isinstance(network, Libp2pNetwork)
         relaying = Relaying(network, host, serves=config.relay, reserves=config.use_relays)
+        watch = ReachabilityWatch(network, host, relaying.learned)
         host.nursery.start_soon(relaying.run)
+        host.nursery.start_soon(watch.run)
         if config.bootstrap:
             host.nursery.start_soon(_join, network, tuple(config.bootstrap))
         yield host

@@ -12,12 +12,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from moshgrid.p2p.host import Host
 from moshgrid.p2p.identity import PeerId
 from moshgrid.p2p.ip_ranges import group_of
 from moshgrid.p2p.machine import DeadlinePassed
 from moshgrid.p2p.observed_addrs import ObservedAddrs, Place
 
 __all__ = [
+    "LAYER",
     "Announce",
     "Answered",
     "AskForCalls",
@@ -29,7 +31,11 @@ __all__ = [
     "Reachability",
     "ReachabilityMachine",
     "Verdict",
+    "reachability_of",
 ]
+
+LAYER = "reachability"
+"""What keeps finding out is called this in ``Host.layers``."""
 
 Verdict = Literal["public", "punchable", "private", "unknown"]
 
@@ -106,7 +112,7 @@ class Proven:
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """An introducer's witnesses tried ``places``; ``missed`` of them came through to none, ``tried`` in all."""
+    """Of an introducer's witnesses ``tried`` called ``places``, and ``missed`` of them came through to none."""
 
     places: tuple[Place, ...]
     tried: int
@@ -238,7 +244,7 @@ class ReachabilityMachine:
         if candidates and self._next_round is None:
             groups = {group_of(self._introducers[peer]) for peer in self._asked if peer in self._introducers}
             for peer, host in self._introducers.items():
-                if len(self._asked) >= 3 or self._is_public() and self._rounds == 0:
+                if len(self._asked) >= 3 or (self._is_public() and self._rounds == 0):
                     break
                 if peer not in self._asked and group_of(host) not in groups:
                     groups.add(group_of(host))
@@ -256,9 +262,14 @@ class ReachabilityMachine:
 
     def _announce(self, now: float) -> list[Announce]:
         known = self._judge()
-        if not self._settled and known.verdict == "unknown":
+        if self._asked and not self._pending and known.verdict != "unknown":
+            self._settled = True  # those who could say more have spoken
+        if not self._settled and known.verdict != "public":
             return []
-        if self._said is not None and (known.verdict, known.places) == (self._said.verdict, self._said.places):
+        if self._said is not None and (known.verdict, known.places) == (
+            self._said.verdict,
+            self._said.places,
+        ):
             return []
         self._said = known
         return [Announce(known)]
@@ -270,7 +281,9 @@ class ReachabilityMachine:
         proven = tuple(place for place, groups in self._proofs.items() if len(groups) >= _PROOFS)
         if proven:
             return Reachability("public", proven, f"strangers reached {_in_words(proven)}", "")
-        forward = "" if self._port is None else f"forward TCP port {self._port} to this computer on the router"
+        forward = (
+            "" if self._port is None else f"forward TCP port {self._port} to this computer on the router"
+        )
         agreed = self.observed.agreed
         if agreed is not None:
             is_own = agreed[0] in self._own
@@ -278,7 +291,9 @@ class ReachabilityMachine:
             if self._missed:
                 why = f"all see this peer at {_in_words((agreed,))}, but {what} lets no strangers in"
             else:
-                why = f"all see this peer at {_in_words((agreed,))}; whether strangers get in, nobody could try"
+                why = (
+                    f"all see this peer at {_in_words((agreed,))}; whether strangers get in, nobody could try"
+                )
             how = f"let TCP port {self._port} in" if is_own else forward
             return Reachability("punchable", (agreed,), why, f"To be reached by everybody, {how}")
         if self.observed.differs:
@@ -290,6 +305,15 @@ class ReachabilityMachine:
         else:
             why = "too few witnesses: peers in two other networks would have to try"
         return Reachability("unknown", places, why, "It is tried again when more peers are known")
+
+
+def reachability_of(host: Host) -> Reachability:
+    """What ``host`` knows; of one on an in-memory network nothing."""
+    watch = host.layers.get(LAYER)
+    if watch is None:
+        return Reachability("unknown", (), "this network does not tell", "")
+    found: Reachability = watch.reachability
+    return found
 
 
 def _in_words(places: Sequence[Place]) -> str:
