@@ -152,9 +152,7 @@ class Neighbourhood:
         pair: Pair,
         one: Peer,
         other: Peer,
-        said: bool,
-        tries: int,
-        took: float,
+        said: Reached,
         plain: tuple[bool, bool],
     ) -> Meeting:
         home, there = self.left[pair[0]][0], self.right[pair[1]][0]
