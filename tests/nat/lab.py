@@ -14,7 +14,7 @@ from __future__ import annotations
 import itertools
 import socket
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -48,6 +48,11 @@ class Host:
         self.namespace = namespace
         self.address = address  # its own; the internet may know it under its router's
         self._processes: list[subprocess.Popen[Any]] = []
+        self._ends: list[Callable[[], None]] = []
+
+    def on_close(self, end: Callable[[], None]) -> None:
+        """Call this before the host is removed."""
+        self._ends.append(end)
 
     def start(self, argv: Sequence[str], **options: Any) -> subprocess.Popen[Any]:
         """Start a process on this host (options are Popen's); the lab kills it at its end."""
@@ -73,6 +78,8 @@ class Host:
         return [(port, address, other) for _, port, address, other in ends]
 
     def close(self) -> None:
+        for end in self._ends:
+            end()
         for process in self._processes:
             if process.poll() is None:
                 process.kill()

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import trio
-from lab import Home, Host, Lab
+from lab import Home, Lab
 from peers import Peer, Process
 from raw_sockets import can_connect
 from routers import Nat
@@ -78,24 +78,17 @@ class Meeting:
         )
 
 
-@dataclass
 class Neighbourhood:
     """The homes on the left call those on the right."""
 
-    lab: Lab
-    types: tuple[Nat, ...] = tuple(Nat)
-    relays: list[Relay] = field(init=False)
-    left: dict[Nat, tuple[Home, Process]] = field(init=False)
-    right: dict[Nat, tuple[Home, Process]] = field(init=False)
-    stranger: Host = field(init=False)
-
-    def __post_init__(self) -> None:
+    def __init__(self, lab: Lab, left: Sequence[Nat] = tuple(Nat), right: Sequence[Nat] = tuple(Nat)) -> None:
+        self.lab = lab
         self.relays = [Relay(self.lab, f"relay-{group}", group) for group in (0, 1)]
         self.relays[0].open()
         self.relays[1].open([self.relays[0].addr])
         self.stranger = self.lab.public_host("stranger", 4)
-        self.left = {nat: self._home("left", nat, 2) for nat in self.types}
-        self.right = {nat: self._home("right", nat, 3) for nat in self.types}
+        self.left = {nat: self._home("left", nat, 2) for nat in left}
+        self.right = {nat: self._home("right", nat, 3) for nat in right}
 
     def _home(self, side: str, nat: Nat, group: int) -> tuple[Home, Process]:
         home = self.lab.home(f"{side}-{nat.value}", nat, group)

@@ -129,8 +129,8 @@ def _since(started: float) -> float:
     return round(time.monotonic() - started, 3)
 
 
-def main() -> None:
-    if "--debug" in sys.argv:
+def main(debug: bool = False) -> None:
+    if debug:
         logging.basicConfig(level=logging.DEBUG, format="%(asctime)s %(name)s %(message)s")
         logging.getLogger("moshgrid").setLevel(logging.DEBUG)
     nodes, writing = Nodes(), threading.Lock()
@@ -152,4 +152,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main("--debug" in sys.argv)
