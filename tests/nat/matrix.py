@@ -9,7 +9,7 @@ from routers import Nat
 # To a mapping of its own for every destination, nobody can open a port that is not known yet.
 PORT_FILTERING = frozenset({Nat.PORT_RESTRICTED, Nat.UDP_BLOCKED, Nat.DOUBLE, Nat.SYMMETRIC})
 
-PAIRS = tuple(product(Nat, repeat=2))
+PAIRS: tuple[tuple[Nat, Nat], ...] = tuple(product(Nat, Nat))
 
 
 def direct_over_tcp(one: Nat, other: Nat) -> bool:

@@ -11,7 +11,7 @@ import logging
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -36,6 +36,7 @@ class Nodes:
 
     def __init__(self) -> None:
         self._nodes: dict[int, Node] = {}
+        self._verdicts: dict[int, list[tuple[str, float]]] = {}
         self._lock = threading.Lock()
         self._opened = 0
 
@@ -47,7 +48,8 @@ class Nodes:
             self._opened += 1
             number = self._opened
             self._nodes[number] = node
-        node.call(_serve_echo, node)
+            said = self._verdicts[number] = []
+        node.call(_prepare, node, said, started)
         return {"node": number, "peer": node.peer_id, "addrs": node.addrs, "seconds": _since(started)}
 
     def addrs(self, node: int) -> Answer:
@@ -58,6 +60,14 @@ class Nodes:
         started = time.monotonic()
         addrs = self._nodes[node].call(_relayed, self._nodes[node], seconds)
         return {"addrs": addrs, "seconds": _since(started)}
+
+    def verdict(self, node: int, seconds: float) -> Answer:
+        """What the node says of how others reach it, once it is something or time is over; and all so far.
+
+        Each with the seconds since it was opened.
+        """
+        found = self._nodes[node].call(_verdict, self._nodes[node], seconds)
+        return {**found, "all": self._verdicts[node]}
 
     def reach(self, node: int, peer: str, addrs: list[str], seconds: float) -> Answer:
         """Whether there is a direct connection in the end, and what ``Network.reach_directly`` said."""
@@ -89,8 +99,31 @@ class Nodes:
             self.close(number)
 
 
-async def _serve_echo(node: Node) -> None:
+async def _prepare(node: Node, verdicts: list[tuple[str, float]], started: float) -> None:
+    """Serve echo, and write down what the node says of how others reach it."""
+
+    def hear(event: Mapping[str, Any]) -> None:
+        if event["event"] == "reachability":
+            verdicts.append((event["verdict"], _since(started)))
+
     node.host.network.serve(ECHO, echo)
+    node.host.events.add_sink(hear)
+
+
+async def _verdict(node: Node, seconds: float) -> Answer:
+    changed = trio.Event()
+
+    def hear(event: Mapping[str, Any]) -> None:
+        if event["event"] == "reachability":
+            changed.set()
+
+    node.host.events.add_sink(hear)
+    with trio.move_on_after(seconds):
+        while node.reachability.verdict == "unknown":
+            await changed.wait()
+            changed = trio.Event()
+    found = node.reachability
+    return {"verdict": found.verdict, "why": found.why, "improve": found.improve}
 
 
 async def _relayed(node: Node, seconds: float) -> list[str]:
