@@ -123,6 +123,8 @@ class ReachabilityWatch:
         remote = connection.get_remote_address()
         if connection.is_relayed or remote is None or is_home(remote[0]) or ":" in remote[0]:
             return
+        if remote[0] in self._network.interfaces.hosts:
+            return  # another peer on this computer
         if connection.is_initiator:
             self._nursery.start_soon(self._ask_what_it_sees, connection, remote[0])
         else:
