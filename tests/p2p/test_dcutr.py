@@ -52,16 +52,16 @@ def test_who_was_called_begins_and_both_call_at_the_same_moment():
     assert sync == Say(HolePunch(SYNC)) and called.round_trip == pytest.approx(0.1)
     assert called.deadline == pytest.approx(10.15)  # when the other side has it
     assert called.handle(DeadlinePassed(), 10.14) == []
-    assert called.handle(DeadlinePassed(), 10.15) == [Punch(tuple(THEIRS), as_client=False)]
+    assert called.handle(DeadlinePassed(), 10.16) == [Punch(tuple(THEIRS), as_client=False)]
     assert called.deadline is None
-    assert caller.handle(Heard(sync.message), 10.15) == [Punch(tuple(OURS), as_client=True)]
+    assert caller.handle(Heard(sync.message), 10.16) == [Punch(tuple(OURS), as_client=True)]
 
 
 def test_the_caller_over_the_relay_is_the_client_even_when_it_begins():
     caller = HolePunching(OURS, begins=True, called=False)
     caller.begin(0.0)
     caller.handle(Heard(HolePunch(CONNECT, tuple(THEIRS))), 0.2)
-    assert caller.handle(DeadlinePassed(), 0.3) == [Punch(tuple(THEIRS), as_client=True)]
+    assert caller.handle(DeadlinePassed(), 0.31) == [Punch(tuple(THEIRS), as_client=True)]
 
 
 @pytest.mark.parametrize("begins", [True, False])

@@ -23,6 +23,7 @@ __all__ = [
     "carrier_of",
     "expand_wildcard",
     "parse_listen",
+    "read_binary",
     "relay_of",
     "resolve",
     "split_addr",
@@ -64,6 +65,18 @@ def carrier_of(addr: Multiaddr) -> Carrier | None:
     """What carries the bytes to a transport address; None when it is not one that we know."""
     names = tuple(protocol.name for protocol in addr.protocols())
     return _CARRIERS.get(names[1:]) if names and names[0] in _HOSTS else None
+
+
+def read_binary(raw: bytes) -> Multiaddr:
+    """A multiaddr from a stranger's bytes, every part of which can be read. Raises ValueError."""
+    try:
+        addr = Multiaddr(raw)
+        str(addr)
+    except (MultiaddrError, ValueError, TypeError) as error:  # the latter for a number that is cut off
+        raise ValueError(f"not a multiaddr: {error}") from error
+    if not raw:
+        raise ValueError("an empty multiaddr")
+    return addr
 
 
 def relay_of(addr: str) -> str | None:

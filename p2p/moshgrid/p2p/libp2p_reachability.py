@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING
 
 import trio
 from multiaddr import Multiaddr
-from multiaddr.exceptions import Error as MultiaddrError
 
-from moshgrid.p2p.addresses import Carrier, carrier_of
+from moshgrid.p2p.addresses import Carrier, carrier_of, read_binary
 from moshgrid.p2p.delimited import read_delimited
 from moshgrid.p2p.errors import RemoteProtocolError, StreamReset, Unreachable
 from moshgrid.p2p.host import Host
@@ -151,12 +150,12 @@ class ReachabilityWatch:
         try:
             await stream.close_write()
             raw = parse_message(await read_delimited(stream, _IDENTIFY_BYTES)).text(_OBSERVED_ADDR)
-            addr = Multiaddr(raw or b"")
+            addr = read_binary(raw or b"")
             (kind, host), (_, port), *rest = addr.items()
             if not kind.name.startswith("ip") or rest:
                 raise Malformed("a place that is not plain TCP")
             return str(host), int(port)
-        except (MultiaddrError, ValueError) as error:
+        except ValueError as error:
             raise Malformed(f"not a place: {error}") from error
         finally:
             with trio.CancelScope(shield=True):

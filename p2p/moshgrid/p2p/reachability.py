@@ -198,7 +198,9 @@ class ReachabilityMachine:
                     self._refuted()
             case DeadlinePassed():
                 self._pass(now)
-        return [*self._ask(now), *self._announce(now)]
+        effects = [*self._ask(now), *self._announce(now)]
+        self.deadline = self._next_wake()
+        return effects
 
     def _pass(self, now: float) -> None:
         if now >= self._began + SETTLING_SECONDS:
@@ -254,15 +256,17 @@ class ReachabilityMachine:
             if self._asked and not self._pending and self._next_round is None:
                 again = _AGAIN[min(self._rounds, len(_AGAIN) - 1)]
                 self._next_round = now + (_AGAIN_WHEN_PUBLIC if self._is_public() else again)
+        return effects
+
+    def _next_wake(self) -> float | None:
         waits = [] if self._settled else [self._began + SETTLING_SECONDS]
         if self._next_round is not None:
             waits.append(self._next_round)
-        self.deadline = min(waits, default=None)
-        return effects
+        return min(waits, default=None)
 
     def _announce(self, now: float) -> list[Announce]:
         known = self._judge()
-        if self._tried and not self._pending and known.verdict != "unknown":
+        if self._is_public() or (self._tried and not self._pending and known.verdict != "unknown"):
             self._settled = True  # those who could say more have spoken
         if not self._settled and known.verdict != "public":
             return []
