@@ -86,11 +86,7 @@ class Namespace:
         """The calling thread is inside meanwhile. A socket made inside stays inside for good."""
         back = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
         try:
-            there = os.open(NAMED / self.name, os.O_RDONLY)
-            try:
-                _set_namespace(there)
-            finally:
-                os.close(there)
+            enter_for_good(self.name)
             try:
                 yield
             finally:
@@ -105,6 +101,15 @@ class Namespace:
 def _set_namespace(fd: int) -> None:
     if _libc.setns(fd, _CLONE_NEWNET) != 0:
         raise OSError(ctypes.get_errno(), "setns")
+
+
+def enter_for_good(name: str) -> None:
+    """Move the calling thread, and what it starts, to a namespace."""
+    there = os.open(NAMED / name, os.O_RDONLY)
+    try:
+        _set_namespace(there)
+    finally:
+        os.close(there)
 
 
 def own_prefix(number: int) -> str:

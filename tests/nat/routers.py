@@ -23,6 +23,7 @@ class Nat(Enum):
 
 ONE_PEER_ONLY = (Nat.OPEN, Nat.FULL_CONE, Nat.ADDRESS_RESTRICTED)
 
+# Some kernels show the forward chain what the LAN's bridge passes on: from `lan` to `lan`.
 # Without the drop on `input`, Linux would remember an early packet of the other side as a flow of its
 # own; the flow from inside that comes a moment later would then get another port. Routers at home drop.
 _RULES = """
@@ -51,13 +52,14 @@ table ip fw {{
   }}
   chain forward {{
     type filter hook forward priority 10; policy drop;
+    iifname "lan" oifname "lan" accept
     iifname "lan" oifname "wan" {only} accept
     iifname "wan" oifname "lan" ct state established,related accept
     iifname "wan" oifname "lan" ct status dnat accept
   }}
   chain counting {{
     type filter hook forward priority 20; policy accept;
-    iifname "lan" add @sent {{ ip daddr }}
+    oifname "wan" add @sent {{ ip daddr }}
     iifname "wan" add @received {{ ip saddr }}
   }}
 }}
