@@ -15,6 +15,8 @@ from moshgrid.p2p.identity import Identity
 from moshgrid.p2p.network import Network
 from moshgrid.p2p.testing import MemorySwitch, run_virtual
 
+RELAY = Identity.from_seed(bytes([255]) * 32)
+
 
 class Mesh:
     """Makes networks and takes them away, each in a task of its own."""
@@ -68,6 +70,8 @@ class World:
     """How a test runs: which networks, and whose time."""
 
     kind: str
+    relay = RELAY.peer_id
+    """Who is connected too where peers are relayed."""
 
     def run(self, test: Callable[[Mesh], Awaitable[Any]], limit: float = 30.0) -> None:
         """Runs ``test(mesh)``, failing after ``limit`` seconds of the loop's time."""
@@ -96,6 +100,9 @@ class World:
                     network = switch.network(identity)
                     yield network
                     await network.aclose()
+            elif self.kind == "relayed":
+                open_one = await stack.enter_async_context(relayed())
+                freeze = _silence
             else:
                 from moshgrid.p2p.libp2p_network import open_libp2p_network
 
@@ -106,6 +113,40 @@ class World:
             mesh = Mesh(nursery, open_one, freeze)
             yield mesh
             await mesh.close_all()
+
+
+@asynccontextmanager
+async def relayed() -> AsyncIterator[Callable[[Identity], AbstractAsyncContextManager[Network]]]:
+    """Opens peers that listen nowhere, and are reached through one relay."""
+    from moshgrid.p2p.clock import Clock
+    from moshgrid.p2p.libp2p_network import open_libp2p_network
+    from moshgrid.p2p.relay_keeping import RelayKeeping
+    from moshgrid.p2p.relay_server import RelayServer
+
+    async with open_libp2p_network(RELAY) as relay:
+        RelayServer(relay, RELAY, Clock(), relay.address_of).start()
+
+        @asynccontextmanager
+        async def open_one(identity: Identity) -> AsyncIterator[Network]:
+            async with open_libp2p_network(identity, listen=[]) as network, trio.open_nursery() as nursery:
+                found = trio.Event()
+                network.own_addrs.on_change(found.set)
+                keeping = RelayKeeping(
+                    network,
+                    Clock(),
+                    network.circuits.relays,
+                    lambda addrs: network.own_addrs.set("relayed", addrs),
+                    lambda: 0.0,
+                )
+                network.learn_addrs(relay.peer_id, relay.addrs)
+                nursery.start_soon(keeping.run)
+                keeping.found(relay.peer_id)
+                keeping.want(True)
+                await found.wait()
+                yield network
+                nursery.cancel_scope.cancel()
+
+        yield open_one
 
 
 def _silence(network: Any) -> None:

@@ -1,4 +1,4 @@
-"""What every Network promises, checked on the in-memory one and on libp2p alike, over TCP and WebSocket."""
+"""What every Network promises, checked on the in-memory one and on libp2p, direct and relayed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from moshgrid.p2p.errors import Closed, LocalProtocolError, RemoteProtocolError,
 from moshgrid.p2p.identity import Identity
 from moshgrid.p2p.network import Network, Stream
 
-WORLDS = ("memory", "libp2p", "websocket")
+DIRECT = ("memory", "libp2p", "websocket")
+WORLDS = (*DIRECT, "relayed")
 ECHO = "/test/echo/1"
 
 
@@ -64,7 +65,7 @@ def test_addresses_are_full_and_dial_returns_the_peer(world):
         assert b.addrs and all(addr.endswith(f"/p2p/{b.peer_id}") for addr in b.addrs)
         assert await a.dial(b.addrs[0]) == b.peer_id
         assert await a.dial(b.addrs[0]) == b.peer_id
-        assert a.connected() == {b.peer_id}
+        assert a.connected() - {world.relay} == {b.peer_id}
         assert a.addrs_of(b.peer_id) == (b.addrs[0],)
 
     world.run(scenario)
@@ -208,7 +209,7 @@ def test_a_reset_wakes_our_own_waiting_reader_and_writer(world):
 
 def test_a_slow_reader_gets_everything(world):
     # Over stock py-libp2p a writer gives up after 5 s of a full window.
-    pause = {"memory": 100.0, "libp2p": 6.0, "websocket": 1.0}[world.kind]
+    pause = {"memory": 100.0, "libp2p": 6.0}.get(world.kind, 1.0)
 
     async def scenario(mesh):
         a, b = await mesh.pair()
@@ -350,6 +351,9 @@ def test_an_unreachable_peer_lists_every_attempt(world):
     world.run(scenario)
 
 
+test_an_unreachable_peer_lists_every_attempt.worlds = DIRECT
+
+
 def test_another_peer_at_the_address_is_refused(world):
     async def scenario(mesh):
         a, b = await mesh.network(), await mesh.network()
@@ -357,7 +361,7 @@ def test_another_peer_at_the_address_is_refused(world):
         with pytest.raises(Unreachable) as caught:
             await a.dial(b.addrs[0].replace(b.peer_id, other))
         assert caught.value.peer == other
-        assert not a.connected()
+        assert a.connected() <= {world.relay}
 
     world.run(scenario)
 
@@ -420,6 +424,9 @@ def test_a_direct_connection_is_made_when_wanted_and_can_be(world):
         assert await a.reach_directly(b.peer_id, 0.0), "it is there already"
 
     world.run(scenario)
+
+
+test_a_direct_connection_is_made_when_wanted_and_can_be.worlds = DIRECT
 
 
 def test_a_cancelled_send_leaves_the_connection_usable(world):
@@ -650,7 +657,7 @@ def test_a_lost_peer_resets_streams_and_is_told_once(world):
         with trio.fail_after(1.0):
             await gone.wait()
         assert lost == [b.peer_id]
-        assert not a.connected()
+        assert a.connected() <= {world.relay}
         with pytest.raises(Unreachable):
             await a.open_stream(b.peer_id, "/test/never/1")
 

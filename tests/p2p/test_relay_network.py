@@ -73,11 +73,6 @@ def run(test, limit=60.0):
     trio.run(main)
 
 
-async def unused(server: RelayServer) -> None:
-    while server.table.circuits:  # noqa: ASYNC110  nobody tells
-        await trio.sleep(0.005)
-
-
 def test_two_peers_meet_through_a_relay():
     async def scenario():
         async with three() as world:

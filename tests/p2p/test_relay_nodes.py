@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-import trio
 import trio.testing
+from victim import until
 
 from moshgrid.p2p import Node
 from moshgrid.p2p.network import Stream
@@ -38,17 +38,8 @@ def relaying(node: Node) -> Relaying:
     return layer
 
 
-def wait_for(node: Node, condition, seconds: float = 10.0) -> float:
-    """How long it took in the event loop's time until ``condition()``."""
-
-    async def wait() -> float:
-        started = trio.current_time()
-        with trio.fail_after(seconds):
-            while not condition():  # noqa: ASYNC110  nobody tells
-                await trio.sleep(0.01)
-        return trio.current_time() - started
-
-    return node.call(wait)
+def wait_for(node: Node, condition, seconds: float = 10.0) -> None:
+    node.call(until, condition, seconds)
 
 
 def relays_of(node: Node) -> set[str]:

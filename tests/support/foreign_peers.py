@@ -8,7 +8,7 @@ import secrets
 import shutil
 import subprocess
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Protocol
@@ -104,6 +104,10 @@ class JsPeer:
     async def echo(self, peer: str, size: int) -> bool:
         return bool((await self._do("echo", peer=peer, size=size))["same"])
 
+    async def reserve(self, relay: str) -> list[str]:
+        """Asks the relay at an address for a reservation; its relayed addresses."""
+        return list((await self._do("reserve", addr=relay))["addrs"])
+
     async def ping(self, peer: str) -> None:
         await self._do("ping", peer=peer)
 
@@ -113,14 +117,15 @@ class JsPeer:
 
 @asynccontextmanager
 async def js_peer(
-    security: str, packages: Path, script: Path, listen: str = TCP
-) -> AsyncIterator[ForeignPeer]:
-    """js-libp2p in Node; node looks for packages beside the script, so it is copied there."""
+    security: str, packages: Path, script: Path, listen: str = TCP, options: Sequence[str] = ()
+) -> AsyncIterator[JsPeer]:
+    """js-libp2p in Node, ``options=["relay"]`` for a relay; node looks for packages beside the script, so it
+    is copied there."""
     with tempfile.TemporaryDirectory() as directory:
         shutil.copy(script, directory)
         os.symlink(packages / "node_modules", f"{directory}/node_modules")
         async with process(
-            ["node", "--experimental-websocket", script.name, security, listen], Path(directory)
+            ["node", "--experimental-websocket", script.name, security, listen, *options], Path(directory)
         ) as (running, lines):
             yield JsPeer(running, lines, json.loads(await lines.read()))
 
@@ -285,13 +290,16 @@ class GoPeer:
 
 
 @asynccontextmanager
-async def go_peer(security: str, daemon: Path, serve: Any = None, listen: str = TCP) -> AsyncIterator[GoPeer]:
-    """go-libp2p in a daemon that talks to nobody outside this computer."""
+async def go_peer(
+    security: str, daemon: Path, serve: Any = None, listen: str = TCP, options: Sequence[str] = ()
+) -> AsyncIterator[GoPeer]:
+    """go-libp2p in a daemon that talks to nobody outside this computer, with more of its ``options``."""
     with tempfile.TemporaryDirectory() as directory:
         control = Path(directory) / "control"
         command = [str(daemon), f"-listen=/unix{control}", f"-hostAddrs={listen}"]
         command += ["-relay=0", "-relayService=0", "-relayDiscovery=0", "-natPortMap=0"]
         command += [f"-{kind}={int(kind == security)}" for kind in ("noise", "tls")]
+        command += options
         async with process(command, Path(directory)) as (running, lines), trio.open_nursery() as nursery:
             while "Peer Addrs" not in await lines.read():
                 pass

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
-
 from moshgrid.p2p.ip_ranges import group_of, is_home
+from moshgrid.p2p.last_used import LastUsed
 
 __all__ = ["Contacts"]
 
@@ -16,17 +15,12 @@ class Contacts:
     """A router lets answers in, and some let in whatever comes from whom one has called."""
 
     def __init__(self) -> None:
-        self._groups: OrderedDict[str, None] = OrderedDict()
+        self._groups: LastUsed[str, None] = LastUsed(_MAX_GROUPS)
 
     def called(self, host: str) -> None:
         """A call to the IP address ``host`` begins."""
-        if is_home(host):
-            return
-        group = group_of(host)
-        self._groups[group] = None
-        self._groups.move_to_end(group)
-        while len(self._groups) > _MAX_GROUPS:
-            self._groups.popitem(last=False)
+        if not is_home(host):
+            self._groups[group_of(host)] = None
 
     def knows(self, host: str) -> bool:
         """True when anybody in the group of ``host`` was called."""
@@ -34,4 +28,4 @@ class Contacts:
 
     def newest(self, count: int) -> tuple[str, ...]:
         """The groups called last, at most ``count``."""
-        return tuple(list(reversed(self._groups))[:count])
+        return self._groups.newest(count)

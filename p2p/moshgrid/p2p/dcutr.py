@@ -13,10 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 
-from multiaddr import Multiaddr
-from multiaddr.exceptions import Error as MultiaddrError
-
-from moshgrid.p2p.addresses import Carrier, carrier_of
+from moshgrid.p2p.addresses import Carrier, carrier_of, read_binary
 from moshgrid.p2p.ip_ranges import is_home, is_nowhere
 from moshgrid.p2p.machine import DeadlinePassed
 from moshgrid.p2p.protobuf import Malformed, encode_message, parse_message
@@ -88,7 +85,7 @@ def places_of(addrs: Sequence[bytes], home_too: bool = False) -> list[Place]:
     hosts: set[str] = set()
     for raw in addrs:
         try:
-            addr = Multiaddr(raw)
+            addr = read_binary(raw)
             if carrier_of(addr) is not Carrier.TCP:
                 continue
             (kind, host), (_, port) = addr.items()
@@ -96,7 +93,7 @@ def places_of(addrs: Sequence[bytes], home_too: bool = False) -> list[Place]:
                 continue
             if is_home(str(host)) and not home_too:
                 continue
-        except (MultiaddrError, ValueError):
+        except ValueError:
             continue
         hosts.add(str(host))
         if len(hosts) > _MAX_HOSTS or len(places) == _MAX_PLACES:

@@ -1,9 +1,10 @@
 """Dial-back: strangers call this peer where it believes that it can be called; a nonce proves that they did.
 
-``/moshgrid/dialback/1.0.0``: the asker names to a peer that it knows, its introducer, where others might reach
-it. The introducer passes that on to peers of its own, the witnesses, in other address groups. Each calls the
-asker from an address that the asker never called, so that no hole of its own making lets the call in, and
-brings the nonce over ``/moshgrid/dialback-proof/1.0.0``. A witness that was contacted before proves nothing.
+``/moshgrid/dialback/1.0.0``: the asker names to a peer that it knows, its introducer, where others might
+reach it. The introducer passes that on to peers of its own, the witnesses, in other address groups. Each
+calls the asker from an address that the asker never called, so that no hole of its own making lets the call
+in, and brings the nonce over ``/moshgrid/dialback-proof/1.0.0``. A witness that was contacted before proves
+nothing.
 
 What a stranger can cause with it: one call by each of at most three witnesses, to the very IP address that it
 comes from, at a bounded rate. The witness calls but sends nothing that the asker chose, except the nonce, and

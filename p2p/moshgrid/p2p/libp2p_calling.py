@@ -16,10 +16,12 @@ from multiaddr import Multiaddr
 from moshgrid.p2p.addresses import Carrier, carrier_of, relay_of, resolve, split_addr
 from moshgrid.p2p.calling_port import BUSY, CallingPorts, connect_from
 from moshgrid.p2p.contacts import Contacts
+from moshgrid.p2p.dial_rules import DialRules
 from moshgrid.p2p.dialling import DialFailed
 from moshgrid.p2p.errors import MoshgridError
 from moshgrid.p2p.identity import PeerId
 from moshgrid.p2p.ip_ranges import is_home
+from moshgrid.p2p.last_used import LastUsed
 from moshgrid.p2p.libp2p_circuits import Circuits
 from moshgrid.p2p.libp2p_failures import explain_failure
 from moshgrid.p2p.libp2p_raw_bytes import ChannelBroken
@@ -33,15 +35,24 @@ __all__ = ["Caller"]
 _log = logging.getLogger("moshgrid.p2p")
 
 
+_MAX_TRUSTED = 1024
+_ELSEWHERE = "is an address within some home or on some computer, not known to be ours: not dialled"
+
+
 class Caller:
     """Connects to multiaddrs."""
 
-    def __init__(self, us: PeerId, upgrade: Upgrade, circuits: Circuits, ports: CallingPorts) -> None:
+    def __init__(
+        self, us: PeerId, upgrade: Upgrade, circuits: Circuits, ports: CallingPorts, rules: DialRules
+    ) -> None:
         self._us = us
         self._upgrade = upgrade
         self._circuits = circuits
         self.ports = ports
         self.contacts = Contacts()
+        self._rules = rules
+        self.trusted: LastUsed[str, None] = LastUsed(_MAX_TRUSTED)
+        """Addresses that the user named, not a stranger; they may be anywhere."""
         self.shows_port = True
         """True while the world is called from the port that is listened on, so that others see how a router
         maps it. Who knows that it can be reached needs that no more, and two who call each other at the
@@ -53,16 +64,28 @@ class Caller:
         """A connection, not running yet. Raises DialFailed."""
         if peer == self._us:
             raise DialFailed("is this peer itself")
-        if relay_of(addr) is not None:
+        if (relay := relay_of(addr)) is not None:
+            await self._check_relay(addr, relay)
             return await self._circuits.call(addr, peer)
         place, _ = split_addr(addr)
         failure = "the name was not found"
         for host, port in await resolve(place):
+            if addr not in self.trusted and not self._rules.allow(peer, host):
+                failure = _ELSEWHERE
+                continue
             try:
                 return await self._call_host(place, host, port, ID.from_base58(peer))
             except (BaseLibp2pError, MoshgridError, ChannelBroken, OSError) as error:
                 failure = explain_failure(error, peer)
         raise DialFailed(failure)
+
+    async def _check_relay(self, addr: str, relay: str) -> None:
+        if addr in self.trusted or relay in self.trusted:
+            return
+        place, peer = split_addr(relay)
+        hosts = [host for host, _ in await resolve(place)]
+        if not all(self._rules.allow(peer, host) for host in hosts):
+            raise DialFailed(_ELSEWHERE)
 
     async def _call_host(self, place: Multiaddr, host: str, port: int, peer: ID) -> YamuxConnection:
         self.contacts.called(host)

@@ -19,10 +19,12 @@ from moshgrid.p2p.complaints import Complaints
 from moshgrid.p2p.connection_limits import Admission, ConnectionLimits
 from moshgrid.p2p.dcutr import DCUTR
 from moshgrid.p2p.descriptors import descriptor_limit
+from moshgrid.p2p.dial_rules import DialRules
 from moshgrid.p2p.dialling import Dialler
 from moshgrid.p2p.errors import Closed, Unreachable
 from moshgrid.p2p.identity import Identity, PeerId
 from moshgrid.p2p.idle import IdleConnections
+from moshgrid.p2p.interfaces import Interfaces
 from moshgrid.p2p.libp2p_calling import Caller
 from moshgrid.p2p.libp2p_circuits import Circuits
 from moshgrid.p2p.libp2p_connections import Connections
@@ -103,7 +105,12 @@ class Libp2pNetwork:
         self.circuits = Circuits(self, upgrade, self._live_relayed, limits)
         """Connections through relays."""
         ports = calling_ports(doors)
-        self.caller = caller = Caller(self._peer_id, upgrade, self.circuits, ports)
+        self.interfaces = Interfaces()
+        rules = DialRules(self.offering.hosts, self._book.of, self.interfaces)
+        self.caller = caller = Caller(self._peer_id, upgrade, self.circuits, ports, rules)
+        self._connections.on_began(
+            lambda each: rules.met(each.peer, each.get_remote_address(), each.is_relayed)
+        )
         self._dialler = Dialler(nursery, caller.call, self.begin, caller.hang_up, _DIAL_SECONDS)
         self.admission = Admission(limits, members_only=psk is not None)
         self._closed: str | None = None
@@ -162,9 +169,9 @@ class Libp2pNetwork:
         """Where others can dial this peer."""
         return self.own_addrs.all()
 
-    def learn_addrs(self, peer: PeerId, addrs: Sequence[str]) -> None:
+    def learn_addrs(self, peer: PeerId, addrs: Sequence[str], seq: int | None = None) -> None:
         """Remembers well-formed addresses of ``peer``."""
-        self._book.learn(peer, addrs)
+        self._book.learn(peer, addrs, seq)
 
     def addrs_of(self, peer: PeerId) -> tuple[str, ...]:
         """Addresses known for a peer."""
@@ -229,8 +236,9 @@ class Libp2pNetwork:
             _, peer = split_addr(addr)
         except ValueError as error:
             raise Unreachable(addr[:100], [(addr[:100], str(error))]) from None
+        self.caller.trusted[addr] = None
         if self._connections.of(peer):
-            self._book.learn(peer, [addr])
+            self._book.reached(peer, addr)
         else:
             await self._reach(peer, [addr])
         return peer
@@ -238,7 +246,7 @@ class Libp2pNetwork:
     async def _reach(self, peer: PeerId, addrs: Sequence[str]) -> None:
         answered_at = await self._dialler.reach(peer, addrs)
         self._check_open()
-        self._book.learn(peer, [answered_at])
+        self._book.reached(peer, answered_at)
 
     # Streams.
 

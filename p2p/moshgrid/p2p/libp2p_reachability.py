@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING
 
 import trio
 from multiaddr import Multiaddr
-from multiaddr.exceptions import Error as MultiaddrError
 
-from moshgrid.p2p.addresses import Carrier, carrier_of
+from moshgrid.p2p.addresses import Carrier, carrier_of, read_binary
 from moshgrid.p2p.delimited import read_delimited
 from moshgrid.p2p.errors import RemoteProtocolError, StreamReset, Unreachable
 from moshgrid.p2p.host import Host
@@ -123,6 +122,8 @@ class ReachabilityWatch:
         remote = connection.get_remote_address()
         if connection.is_relayed or remote is None or is_home(remote[0]) or ":" in remote[0]:
             return
+        if remote[0] in self._network.interfaces.hosts:
+            return  # another peer on this computer
         if connection.is_initiator:
             self._nursery.start_soon(self._ask_what_it_sees, connection, remote[0])
         else:
@@ -149,12 +150,12 @@ class ReachabilityWatch:
         try:
             await stream.close_write()
             raw = parse_message(await read_delimited(stream, _IDENTIFY_BYTES)).text(_OBSERVED_ADDR)
-            addr = Multiaddr(raw or b"")
+            addr = read_binary(raw or b"")
             (kind, host), (_, port), *rest = addr.items()
             if not kind.name.startswith("ip") or rest:
                 raise Malformed("a place that is not plain TCP")
             return str(host), int(port)
-        except (MultiaddrError, ValueError) as error:
+        except ValueError as error:
             raise Malformed(f"not a place: {error}") from error
         finally:
             with trio.CancelScope(shield=True):

@@ -21,6 +21,10 @@ class Offering:
         self.seen_at: tuple[tuple[str, int], ...] = ()
         """IP addresses and ports of the listening port as others saw it, the best known first."""
 
+    def hosts(self) -> list[str]:
+        """IP addresses at which others saw us."""
+        return [host for host, _ in self.seen_at]
+
     def offers(self, hosts: Sequence[str] = ()) -> list[bytes]:
         """Binary multiaddrs, without a peer id, for a peer that is at ``hosts``.
 

@@ -39,7 +39,7 @@ LAYER = "reachability"
 
 Verdict = Literal["public", "punchable", "private", "unknown"]
 
-SETTLING_SECONDS = 4.0
+SETTLING_SECONDS = 3.0
 """By then something is said, whatever is known."""
 _PROOFS = 2
 _REFUTING = 2
@@ -112,7 +112,7 @@ class Proven:
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """Of an introducer's witnesses ``tried`` called ``places``, and ``missed`` of them came through to none."""
+    """Of an introducer's witnesses ``tried`` called ``places``, ``missed`` of them came through to none."""
 
     places: tuple[Place, ...]
     tried: int
@@ -198,7 +198,9 @@ class ReachabilityMachine:
                     self._refuted()
             case DeadlinePassed():
                 self._pass(now)
-        return [*self._ask(now), *self._announce(now)]
+        effects = [*self._ask(now), *self._announce(now)]
+        self.deadline = self._next_wake()
+        return effects
 
     def _pass(self, now: float) -> None:
         if now >= self._began + SETTLING_SECONDS:
@@ -241,7 +243,7 @@ class ReachabilityMachine:
     def _ask(self, now: float) -> list[AskForCalls]:
         candidates = self._candidates()[:2]
         effects: list[AskForCalls] = []
-        if candidates and self._next_round is None:
+        if candidates:
             groups = {group_of(self._introducers[peer]) for peer in self._asked if peer in self._introducers}
             for peer, host in self._introducers.items():
                 if len(self._asked) >= 3 or (self._is_public() and self._rounds == 0):
@@ -251,18 +253,20 @@ class ReachabilityMachine:
                     self._asked.add(peer)
                     self._pending += 1
                     effects.append(AskForCalls(peer, tuple(candidates)))
-            if self._asked and not self._pending:
+            if self._asked and not self._pending and self._next_round is None:
                 again = _AGAIN[min(self._rounds, len(_AGAIN) - 1)]
                 self._next_round = now + (_AGAIN_WHEN_PUBLIC if self._is_public() else again)
+        return effects
+
+    def _next_wake(self) -> float | None:
         waits = [] if self._settled else [self._began + SETTLING_SECONDS]
         if self._next_round is not None:
             waits.append(self._next_round)
-        self.deadline = min(waits, default=None)
-        return effects
+        return min(waits, default=None)
 
     def _announce(self, now: float) -> list[Announce]:
         known = self._judge()
-        if self._asked and not self._pending and known.verdict != "unknown":
+        if self._is_public() or (self._tried and not self._pending and known.verdict != "unknown"):
             self._settled = True  # those who could say more have spoken
         if not self._settled and known.verdict != "public":
             return []

@@ -24,7 +24,7 @@ from moshgrid.p2p.relay_messages import (
 )
 from moshgrid.p2p.relay_voucher import open_voucher
 
-__all__ = ["RelayRefused", "Reservation", "ask_circuit", "reserve"]
+__all__ = ["RelayRefused", "Reservation", "ask_circuit", "read_reservation", "reserve"]
 
 _SECONDS = 10.0
 _CIRCUIT_SECONDS = 25.0
@@ -73,6 +73,11 @@ async def reserve(network: Network, relay: PeerId) -> Reservation:
         answer = await _ask(stream, HopMessage(HopType.RESERVE), _SECONDS)
     finally:
         await stream.reset()
+    return read_reservation(relay, network.peer_id, answer)
+
+
+def read_reservation(relay: PeerId, peer: PeerId, answer: HopMessage) -> Reservation:
+    """What ``relay`` granted to ``peer``. Raises RemoteProtocolError."""
     if (granted := answer.reserved) is None:
         raise RemoteProtocolError(relay, "granted a reservation without saying what it is")
     if granted.voucher:
@@ -80,7 +85,7 @@ async def reserve(network: Network, relay: PeerId) -> Reservation:
             voucher = open_voucher(granted.voucher)
         except RecordRejected as error:
             raise RemoteProtocolError(relay, f"gave a voucher that is not valid: {error}") from None
-        if (voucher.relay, voucher.peer) != (relay, network.peer_id):
+        if (voucher.relay, voucher.peer) != (relay, peer):
             raise RemoteProtocolError(relay, "gave a voucher of somebody else")
     return Reservation(relay, granted.expires, _addrs_of(relay, granted.addrs), answer.limit)
 

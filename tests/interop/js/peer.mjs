@@ -10,8 +10,9 @@ Promise.withResolvers ??= () => {
   deferred.promise = new Promise((resolve, reject) => Object.assign(deferred, { resolve, reject }))
   return deferred
 }
-const [{ identify }, { noise }, { peerIdFromString }, { ping }, { tcp }, { tls }, { webSockets }, { yamux }, { multiaddr }, { createLibp2p }] =
+const [{ circuitRelayServer, circuitRelayTransport }, { identify }, { noise }, { peerIdFromString }, { ping }, { tcp }, { tls }, { webSockets }, { yamux }, { multiaddr }, { createLibp2p }] =
   await Promise.all([
+    import('@libp2p/circuit-relay-v2'),
     import('@libp2p/identify'),
     import('@libp2p/noise'),
     import('@libp2p/peer-id'),
@@ -29,10 +30,15 @@ const SECURITY = { noise, tls }
 
 const node = await createLibp2p({
   addresses: { listen: [process.argv[3]] },
-  transports: [tcp(), webSockets()],
+  transports: [tcp(), webSockets(), circuitRelayTransport()],
   connectionEncrypters: process.argv[2].split(',').map((name) => SECURITY[name]()),
   streamMuxers: [yamux()],
-  services: { identify: identify(), ping: ping() }
+  connectionGater: { denyDialMultiaddr: () => false },
+  services: {
+    identify: identify(),
+    ping: ping({ runOnLimitedConnection: true }),
+    ...(process.argv[4] === 'relay' ? { relay: circuitRelayServer() } : {})
+  }
 })
 
 const write = async (stream, data) => {
@@ -52,15 +58,23 @@ await node.handle(ECHO, async (stream) => {
     await write(stream, chunk.subarray())
   }
   await stream.close()
-})
+}, { runOnLimitedConnection: true })
 
 const commands = {
   async dial ({ addr }) {
     const connection = await node.dial(multiaddr(addr))
     return { peer: connection.remotePeer.toString(), encryption: connection.encryption, muxer: connection.multiplexer }
   },
+  async reserve ({ addr }) {
+    await node.components.transportManager.listen([multiaddr(`${addr}/p2p-circuit`)])
+    while (true) {
+      const relayed = node.getMultiaddrs().map(String).filter((own) => own.includes('/p2p-circuit'))
+      if (relayed.length > 0) return { addrs: relayed }
+      await new Promise((resolve) => setTimeout(resolve, 20))
+    }
+  },
   async echo ({ peer, size }) {
-    const stream = await node.dialProtocol(peerIdFromString(peer), ECHO)
+    const stream = await node.dialProtocol(peerIdFromString(peer), ECHO, { runOnLimitedConnection: true })
     const data = randomBytes(size)
     const sending = (async () => {
       for (let start = 0; start < size; start += 65536) {
