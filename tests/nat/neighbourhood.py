@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import trio
 from lab import Home, Lab
-from peers import Peer, Process
+from peers import PATIENCE, Peer, Process
 from raw_sockets import can_connect
 from routers import Nat
 
@@ -32,7 +32,7 @@ class Relay:
 
     def open(self, bootstrap: Iterable[str] = ()) -> None:
         self.peer = self.process.open(
-            listen=[f"/ip4/0.0.0.0/tcp/{PORT}"], relay=True, bootstrap=list(bootstrap)
+            listen=[f"/ip4/0.0.0.0/tcp/{PORT}"], relay=True, dht=True, bootstrap=list(bootstrap)
         )
         self.addr = f"/ip4/{self.host.address}/tcp/{PORT}/p2p/{self.peer.peer_id}"
 
@@ -98,19 +98,24 @@ class Neighbourhood:
         self, pairs: Iterable[Pair], tries: int, seconds: float, at_once: int = 8
     ) -> dict[Pair, Meeting]:
         """Let a new node on the left reach one on the right, for each pair; then look whether it did."""
-        pairs = list(pairs)
-        with ThreadPoolExecutor(at_once) as pool:
+        waiting, met = list(pairs), dict[Pair, Meeting]()
+        while waiting:
+            met |= self._meet_at_once(waiting[:at_once], tries, seconds)
+            del waiting[:at_once]
+        return met
+
+    def _meet_at_once(self, pairs: list[Pair], tries: int, seconds: float) -> dict[Pair, Meeting]:
+        with ThreadPoolExecutor(len(pairs)) as pool:
             opened = dict(zip(pairs, pool.map(self._open, pairs), strict=True))
             plain = trio.run(self._plain_calls, opened)
-            outcomes = dict(
-                zip(pairs, pool.map(lambda pair: _reach(*opened[pair], tries, seconds), pairs), strict=True)
-            )
+            reaching = pool.map(lambda pair: _reach(*opened[pair], tries, seconds), pairs)
+            outcomes = dict(zip(pairs, reaching, strict=True))
         met = {}
         for pair in pairs:  # one after the other: what crosses the internet meanwhile is this pair's
             met[pair] = self._look(pair, *opened[pair], outcomes[pair], plain[pair])
         closing = [peer.soon("close") for both in opened.values() for peer in both]
         for done in closing:
-            done.result(30)
+            done.result(PATIENCE)
         return met
 
     def _open(self, pair: Pair) -> tuple[Peer, Peer]:

@@ -16,7 +16,9 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import trio
+from peer_runs import Runs
 
+from moshgrid.dht import DHT
 from moshgrid.p2p import Node
 from moshgrid.p2p.identity import PeerId
 from moshgrid.p2p.network import Stream
@@ -39,11 +41,14 @@ class Nodes:
         self._verdicts: dict[int, list[tuple[str, float]]] = {}
         self._lock = threading.Lock()
         self._opened = 0
+        self.runs = Runs(lambda number: self._nodes[number])
 
-    def open(self, **options: Any) -> Answer:
-        """A new node; options are Node's."""
+    def open(self, dht: bool = False, **options: Any) -> Answer:
+        """A new node, with a part in the hash table when that is wanted; options are Node's."""
         started = time.monotonic()
         node = Node(**{"listen": _LISTEN, **options})
+        if dht:
+            DHT(node)
         with self._lock:
             self._opened += 1
             number = self._opened
@@ -89,6 +94,7 @@ class Nodes:
         return {"good": good, "seconds": _since(started)}
 
     def close(self, node: int) -> Answer:
+        self.runs.close_run(node)
         with self._lock:
             closing = self._nodes.pop(node)
         closing.close()
@@ -171,7 +177,7 @@ def main(debug: bool = False) -> None:
     def answer(given: dict[str, Any]) -> None:
         number, do = given.pop("id"), given.pop("do")
         try:
-            command: Callable[..., Answer] = getattr(nodes, do)
+            command: Callable[..., Answer] = getattr(nodes, do, None) or getattr(nodes.runs, do)
             said = command(**given)
         except Exception as error:  # whoever asked decides what that means
             said = {"error": f"{type(error).__name__}: {error}"}
