@@ -79,6 +79,8 @@ class ReachabilityWatch:
         self._told: bool | None = None
         self.settled = trio.Event()
         """Set when something has been said."""
+        self.public = trio.Event()
+        """Set when it was proven once that everybody can reach this peer."""
         host.layers[LAYER] = self
 
     @property
@@ -201,6 +203,8 @@ class ReachabilityWatch:
         else:
             _log.debug("reachable from outside: %s", found)
         self.settled.set()
+        if public:
+            self.public.set()
         port = self._machine.listening_port
         if self._may_map and not public and self.mapping is None and self._machine.observed.hosts and port:
             self.mapping = PortMapping(port, self.mapped)
