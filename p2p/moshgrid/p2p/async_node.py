@@ -36,8 +36,9 @@ class AsyncNode:
         psk: object = None,
         relay: bool = False,
         use_relays: bool | None = None,
+        map_port: bool = True,
     ) -> None:
-        self._config = NodeConfig(listen, bootstrap, identity, network, psk, relay, use_relays)
+        self._config = NodeConfig(listen, bootstrap, identity, network, psk, relay, use_relays, map_port)
         self._core: NodeCore | None = None
         self._started: Host | None = None
         self._closed = False

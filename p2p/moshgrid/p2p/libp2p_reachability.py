@@ -18,6 +18,7 @@ from moshgrid.p2p.libp2p_dialback import DialBack
 from moshgrid.p2p.libp2p_yamux import YamuxConnection
 from moshgrid.p2p.machine import DeadlinePassed
 from moshgrid.p2p.observed_addrs import Place
+from moshgrid.p2p.port_mapping_client import PortMapping
 from moshgrid.p2p.protobuf import Malformed, parse_message
 from moshgrid.p2p.reachability import (
     LAYER,
@@ -51,9 +52,19 @@ _ASKED_AT_ONCE = 4
 
 
 class ReachabilityWatch:
-    """One per host that runs over libp2p. ``changed`` is told whether everybody can reach this peer."""
+    """One per host that runs over libp2p. ``changed`` is told whether everybody can reach this peer.
 
-    def __init__(self, network: Libp2pNetwork, host: Host, changed: Callable[[bool | None], None]) -> None:
+    ``map_port``: when nobody outside can, ask the router to forward the listening port.
+    """
+
+    def __init__(
+        self,
+        network: Libp2pNetwork,
+        host: Host,
+        changed: Callable[[bool | None], None],
+        *,
+        map_port: bool = False,
+    ) -> None:
         self._network = network
         self._host = host
         self._changed = changed
@@ -62,9 +73,14 @@ class ReachabilityWatch:
         self._events: list[Event] = []
         self._stirred = trio.Event()
         self._asking = 0
+        self._may_map = map_port
+        self.mapping: PortMapping | None = None
+        """Once this peer has asked its router for a port."""
         self._told: bool | None = None
         self.settled = trio.Event()
         """Set when something has been said."""
+        self.public = trio.Event()
+        """Set when it was proven once that everybody can reach this peer."""
         host.layers[LAYER] = self
 
     @property
@@ -79,6 +95,8 @@ class ReachabilityWatch:
 
     def mapped(self, place: Place | None) -> None:
         """A router forwards ``place`` to the listening port, or none does."""
+        addrs = [] if place is None else [f"/ip4/{place[0]}/tcp/{place[1]}/p2p/{self._host.peer_id}"]
+        self._network.own_addrs.set("mapped", addrs)
         self.tell(Mapped(place))
 
     async def run(self) -> None:
@@ -185,6 +203,12 @@ class ReachabilityWatch:
         else:
             _log.debug("reachable from outside: %s", found)
         self.settled.set()
+        if public:
+            self.public.set()
+        port = self._machine.listening_port
+        if self._may_map and not public and self.mapping is None and self._machine.observed.hosts and port:
+            self.mapping = PortMapping(port, self.mapped)
+            self._nursery.start_soon(self.mapping.run)
         if public is not self._told or public is None:
             self._told = public
             self._changed(public)

@@ -33,7 +33,8 @@ class Node:
     network, whose peers connect with nobody else: 32 bytes, the text of a libp2p key file, or its path.
     ``relay``: this node passes connections on to peers that cannot be reached, within ``RelayLimits``.
     ``use_relays``: whether this node may be reached through relays; None: where that is of use, which it
-    is not for a node that everybody reaches, or that listens on this computer only. Raises
+    is not for a node that everybody reaches, or that listens on this computer only. ``map_port``: when
+    nobody outside reaches this node, the router is asked to forward its port (PCP, NAT-PMP, UPnP). Raises
     ConfigurationError.
 
     From asyncio use ``AsyncNode``.
@@ -48,9 +49,10 @@ class Node:
         psk: object = None,
         relay: bool = False,
         use_relays: bool | None = None,
+        map_port: bool = True,
     ) -> None:
         refuse_inside_event_loop()
-        core = NodeCore(NodeConfig(listen, bootstrap, identity, network, psk, relay, use_relays))
+        core = NodeCore(NodeConfig(listen, bootstrap, identity, network, psk, relay, use_relays, map_port))
         try:
             self._host = core.ready.result()
         except BaseException:

@@ -51,6 +51,7 @@ class NodeConfig:
     psk: object = field(default=None, repr=False)
     relay: bool = False
     use_relays: bool | None = None
+    map_port: bool = True
     keys: Identity = field(init=False)
     psk_bytes: bytes | None = field(init=False, repr=False)
 
@@ -58,6 +59,8 @@ class NodeConfig:
         object.__setattr__(self, "psk_bytes", None if self.psk is None else load_psk(self.psk))
         if not isinstance(self.relay, bool):
             raise ConfigurationError(f"relay= takes True or False, not {self.relay!r}")
+        if not isinstance(self.map_port, bool):
+            raise ConfigurationError(f"map_port= takes True or False, not {self.map_port!r}")
         if not isinstance(self.use_relays, bool | None):
             raise ConfigurationError(f"use_relays= takes True, False or None, not {self.use_relays!r}")
         for name in ("listen", "bootstrap"):
@@ -190,7 +193,7 @@ async def _open_node_host(config: NodeConfig) -> AsyncIterator[Host]:
     ):
         assert isinstance(network, Libp2pNetwork)
         relaying = Relaying(network, host, serves=config.relay, reserves=config.use_relays)
-        watch = ReachabilityWatch(network, host, relaying.learned)
+        watch = ReachabilityWatch(network, host, relaying.learned, map_port=config.map_port)
         host.nursery.start_soon(relaying.run)
         host.nursery.start_soon(watch.run)
         if config.bootstrap:

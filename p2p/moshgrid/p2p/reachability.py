@@ -162,6 +162,11 @@ class ReachabilityMachine:
         self.deadline: float | None = now + SETTLING_SECONDS
 
     @property
+    def listening_port(self) -> int | None:
+        """What others could call."""
+        return self._port
+
+    @property
     def now_known(self) -> Reachability:
         """What holds, said or not."""
         return self._judge()
@@ -198,7 +203,7 @@ class ReachabilityMachine:
                     self._refuted()
             case DeadlinePassed():
                 self._pass(now)
-        effects = [*self._ask(now), *self._announce(now)]
+        effects: list[AskForCalls | Announce] = [*self._ask(now), *self._announce(now)]
         self.deadline = self._next_wake()
         return effects
 
