@@ -150,7 +150,10 @@ def test_they_reserve_at_our_relay_and_we_reach_them_there(foreign):
         ):
             options = PEER_OPTIONS[name]
             if name == "go-libp2p":
-                options = [*GO_RESERVES, *(f"-{name}={relay.addrs[0]}" for name in ("trustedRelays", "bootstrapPeers"))]
+                options = [
+                    *GO_RESERVES,
+                    *(f"-{name}={relay.addrs[0]}" for name in ("trustedRelays", "bootstrapPeers")),
+                ]
             async with open_foreign(options=options) as them:
                 if name == "js-libp2p":
                     await them.reserve(relay.addrs[0])

@@ -26,7 +26,7 @@ _MAX_CANDIDATES = 64
 _RENEW_AT = 0.7
 """Of a reservation's life."""
 _RENEW_PAUSE = 5.0
-_PAUSES = (2.0, 10.0, 60.0, 300.0)
+_PAUSES = (1.0, 2.0, 4.0, 8.0, 30.0, 120.0, 300.0)
 """After so many failures in a row."""
 _LOST_PAUSE = 0.2
 """Before a relay whose connection was lost is asked again: it may be back at once, or gone."""
@@ -216,7 +216,7 @@ class RelayChoice:
         if self._held.pop(relay, None) is None:
             return []
         known = self._candidates[relay]
-        self._candidates[relay] = replace(known, failures=1, not_before=now + _LOST_PAUSE)
+        self._candidates[relay] = replace(known, failures=0, not_before=now + _LOST_PAUSE)
         self._look_at = min(self._look_at, now)
         return [Release(relay)]
 
