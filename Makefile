@@ -4,7 +4,7 @@ VENV := .venv
 PY := $(VENV)/bin/python
 ARGS ?=
 
-.PHONY: demo test check bench simulate clean
+.PHONY: demo test check bench simulate nat clean
 
 demo: $(VENV)/.demo
 	$(VENV)/bin/moshgrid demo $(ARGS)
@@ -23,6 +23,10 @@ bench: $(VENV)/.dev
 
 simulate: $(VENV)/.dev
 	$(PY) -m pytest -m slow --timeout=3600 $(ARGS)
+
+# Peers behind home routers, made of network namespaces; as root, on Linux, with nftables and iproute2.
+nat: $(VENV)/.dev
+	$(PY) -m pytest tests/nat -m "" $(ARGS)
 
 clean:
 	rm -rf $(VENV) demo-report dist

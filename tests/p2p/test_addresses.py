@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import tracemalloc
 
 import pytest
 import trio
@@ -21,9 +22,9 @@ from moshgrid.p2p.addresses import (
     split_addr,
 )
 from moshgrid.p2p.errors import ConfigurationError
-from moshgrid.p2p.identity import Identity
+from moshgrid.p2p.identity import Identity, peer_id_from_bytes
 
-PEER, OTHER = (Identity.from_seed(bytes([number]) * 32).peer_id for number in (1, 2))
+PEER, OTHER, RELAY = (Identity.from_seed(bytes([number]) * 32).peer_id for number in (1, 2, 3))
 PARTS = st.sampled_from(
     [
         "ip4",
@@ -142,3 +143,64 @@ def test_a_relayed_address_names_the_relay_and_the_peer(end):
 def test_circuits_that_lead_nowhere_are_refused(addr):
     with pytest.raises(ValueError):
         split_addr(addr)
+
+
+def of(peer, *numbers):
+    return tuple(f"/ip4/203.0.113.{number}/tcp/1/p2p/{peer}" for number in numbers)
+
+
+def test_what_a_peer_signed_outranks_what_others_say_and_newer_records_replace_older_ones():
+    book = AddressBook()
+    book.learn(PEER, of(PEER, 1, 2))
+    book.learn(PEER, of(PEER, 3, 4), seq=7)
+    assert book.of(PEER) == of(PEER, 3, 4, 1, 2)
+    book.learn(PEER, of(PEER, 5), seq=7)
+    book.learn(PEER, of(PEER, 5), seq=3)
+    assert book.of(PEER)[0] == of(PEER, 3)[0], "neither an old record nor another of the same number"
+    book.learn(PEER, of(PEER, 6), seq=8)
+    assert book.of(PEER) == of(PEER, 6, 1, 2)
+    book.learn(PEER, of(PEER, *range(100, 140)))
+    assert book.of(PEER)[0] == of(PEER, 6)[0] and len(book.of(PEER)) <= 5, "strangers cannot crowd it out"
+    book.reached(PEER, of(PEER, 100)[0])
+    assert book.of(PEER)[:2] == of(PEER, 100, 6)
+    book.learn(PEER, (), seq=9)
+    assert of(PEER, 6)[0] not in book.of(PEER)
+
+
+HELD = [tracemalloc.Filter(True, "*/addresses.py")]
+
+
+def long_addr(peer, number):
+    return f"/ip6/2001:db8:aaaa:bbbb:cccc:dddd:eeee:{number:x}/tcp/40001/p2p/{RELAY}/p2p-circuit/p2p/{peer}"
+
+
+def test_the_book_keeps_at_most_4_kib_of_a_peer():
+    book = AddressBook()
+    book.learn(PEER, [long_addr(PEER, number) for number in range(40)], seq=1)
+    book.learn(PEER, [long_addr(PEER, number) for number in range(40, 80)])
+    assert len(book.of(PEER)) == MAX_ADDRS
+    longest = [
+        f"/dns4/{'a' * 60}.{'b' * 60}.{'c' * 60}.{n}.example/tcp/443/wss/p2p/{PEER}" for n in range(20)
+    ]
+    book.learn(PEER, longest, seq=2)
+    kept = book.of(PEER)
+    assert 10 < len(kept) < MAX_ADDRS and sum(map(len, kept)) <= 4096
+
+
+@pytest.mark.parametrize(
+    ("peers", "records"),
+    [(100, 300), pytest.param(5000, 1_000_000, marks=[pytest.mark.slow, pytest.mark.timeout(3000)])],
+)
+def test_the_book_stays_small_however_many_records_are_pushed(peers, records):
+    tracemalloc.start()
+    try:
+        book = AddressBook(peers)
+        for number in range(records):
+            peer = peer_id_from_bytes(b"\x00\x24\x08\x01\x12\x20" + number.to_bytes(32, "big"))
+            few = number > peers and number % 50
+            book.learn(peer, [long_addr(peer, each) for each in range(1 if few else 16)], seq=number)
+            if number in (peers, records - 1):
+                (held,) = tracemalloc.take_snapshot().filter_traces(HELD).statistics("filename") or [None]
+                assert held.size <= (32 << 20) * peers / 5000
+    finally:
+        tracemalloc.stop()

@@ -253,7 +253,7 @@ class _Seam:
     def on_lost(self, listener: Any) -> Callable[[], None]:
         return lambda: None
 
-    def learn_addrs(self, peer: PeerId, addrs: Sequence[str]) -> None:
+    def learn_addrs(self, peer: PeerId, addrs: Sequence[str], seq: int | None = None) -> None:
         pass
 
     def addrs_of(self, peer: PeerId) -> tuple[str, ...]:

@@ -36,6 +36,11 @@ class ClockComparison:
         return statistics.median(self._offsets.values())
 
     @property
+    def heard_of(self) -> tuple[float, int]:
+        """The same in the median of however many were heard, and how many: a hint while they are few."""
+        return statistics.median(self._offsets.values() or [0.0]), len(self._offsets)
+
+    @property
     def is_off(self) -> bool:
         """True when the user should be told."""
         offset = self.offset_ms

@@ -136,6 +136,14 @@ class DHTNode:
                 node._joining.save()
                 node._asker.close()
 
+    async def compare_clocks(self, peers: int = 5) -> tuple[float, int]:
+        """How many ms the clocks of live peers are ahead, in the median, and of how many that is."""
+        self._check_open()
+        async with trio.open_nursery() as nursery:
+            for peer in self.table.live_peers()[:peers]:
+                nursery.start_soon(self._asker.ping, peer)
+        return self._asker.clocks.heard_of
+
     @property
     def closed(self) -> bool:
         """True when the node was closed, or its host."""

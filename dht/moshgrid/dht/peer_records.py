@@ -64,5 +64,5 @@ class PeerRecords:
             self._records.move_to_end(peer)
             while len(self._records) > _MAX_PEERS:
                 self._records.popitem(last=False)
-            self._host.network.learn_addrs(peer, addrs)
+            self._host.network.learn_addrs(peer, addrs, seq)
         return True

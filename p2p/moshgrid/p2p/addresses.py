@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 from collections import OrderedDict
 from collections.abc import Sequence
+from dataclasses import dataclass
 from enum import Enum
 
 import trio
@@ -22,13 +23,18 @@ __all__ = [
     "carrier_of",
     "expand_wildcard",
     "parse_listen",
+    "read_binary",
     "relay_of",
     "resolve",
     "split_addr",
 ]
 
 MAX_ADDRS = 16
-_MAX_PEERS = 4096
+_MAX_PEERS = 5000
+_MAX_BYTES = 4096
+_MAX_LEARNED = 64
+_TOLD_BESIDES = 4
+"""So many unsigned addresses are kept of a peer that signed others."""
 _MAX_CHARACTERS = 512
 _HOSTS = ("ip4", "ip6", "dns", "dns4", "dns6")
 _FORM = (
@@ -59,6 +65,18 @@ def carrier_of(addr: Multiaddr) -> Carrier | None:
     """What carries the bytes to a transport address; None when it is not one that we know."""
     names = tuple(protocol.name for protocol in addr.protocols())
     return _CARRIERS.get(names[1:]) if names and names[0] in _HOSTS else None
+
+
+def read_binary(raw: bytes) -> Multiaddr:
+    """A multiaddr from a stranger's bytes, every part of which can be read. Raises ValueError."""
+    try:
+        addr = Multiaddr(raw)
+        str(addr)
+    except (MultiaddrError, ValueError, TypeError) as error:  # the latter for a number that is cut off
+        raise ValueError(f"not a multiaddr: {error}") from error
+    if not raw:
+        raise ValueError("an empty multiaddr")
+    return addr
 
 
 def relay_of(addr: str) -> str | None:
@@ -153,26 +171,80 @@ async def resolve(addr: Multiaddr) -> list[tuple[str, int]]:
 
 
 class AddressBook:
-    """Known addresses of peers: at most 16 each, newest first, and only so many peers."""
+    """Known addresses of peers: at most 16 and 4 KiB of text each, and 5,000 peers, the last used.
+
+    What a peer signed outranks what others say of it, and its record with a higher sequence number replaces
+    the one before. Where it answered comes first.
+    """
 
     def __init__(self, max_peers: int = _MAX_PEERS) -> None:
         self._max_peers = max_peers
-        self._known: OrderedDict[PeerId, tuple[str, ...]] = OrderedDict()
+        self._known: OrderedDict[PeerId, _Known] = OrderedDict()
 
-    def learn(self, peer: PeerId, addrs: Sequence[str]) -> None:
-        """Remembers those of ``addrs`` that are well formed and of this peer."""
-        fresh = [addr for addr in dict.fromkeys(addrs) if _is_of(peer, addr)][:MAX_ADDRS]
-        if not fresh:
+    def learn(self, peer: PeerId, addrs: Sequence[str], seq: int | None = None) -> None:
+        """Remembers those of ``addrs`` that are well formed and of this peer.
+
+        ``seq``: they are all that the peer's own signed record with this sequence number says.
+        """
+        fresh = [addr for addr in dict.fromkeys(addrs[:_MAX_LEARNED]) if _is_of(peer, addr)][:MAX_ADDRS]
+        known = self._known.get(peer, _NOBODY)
+        if seq is not None:
+            if seq <= known.seq:
+                return
+            known = _Known(seq, tuple(fresh), known.reached, known.told[:_TOLD_BESIDES])
+        elif fresh:
+            told = dict.fromkeys([*fresh, *known.told])
+            known = _Known(known.seq, known.signed, known.reached, tuple(told))
+        else:
             return
-        old = [addr for addr in self._known.get(peer, ()) if addr not in fresh]
-        self._known[peer] = tuple([*fresh, *old][:MAX_ADDRS])
+        self._keep(peer, known)
+
+    def reached(self, peer: PeerId, addr: str) -> None:
+        """``peer`` answered at ``addr``."""
+        if not _is_of(peer, addr):
+            return
+        known = self._known.get(peer, _NOBODY)
+        self._keep(peer, _Known(known.seq, known.signed, addr, known.told))
+
+    def of(self, peer: PeerId) -> tuple[str, ...]:
+        """Full multiaddrs: where it answered, what it signed, what others say, the newest first."""
+        known = self._known.get(peer)
+        return () if known is None else known.addrs()
+
+    def _keep(self, peer: PeerId, known: _Known) -> None:
+        self._known[peer] = known.bounded()
         self._known.move_to_end(peer)
         while len(self._known) > self._max_peers:
             self._known.popitem(last=False)
 
-    def of(self, peer: PeerId) -> tuple[str, ...]:
-        """Full multiaddrs, newest first."""
-        return self._known.get(peer, ())
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    seq: int
+    signed: tuple[str, ...] = ()
+    reached: str = ""
+    told: tuple[str, ...] = ()
+
+    def addrs(self) -> tuple[str, ...]:
+        first = [self.reached] if self.reached else []
+        return tuple(dict.fromkeys([*first, *self.signed, *self.told]))[:MAX_ADDRS]
+
+    def bounded(self) -> _Known:
+        """Within the limits, what counts least left out."""
+        room, kept = _MAX_BYTES, set[str]()
+        for addr in self.addrs():
+            room -= len(addr)
+            if room < 0:
+                break
+            kept.add(addr)
+        signed = tuple(addr for addr in self.signed if addr in kept)
+        told = tuple(addr for addr in self.told if addr in kept and addr not in signed)
+        if self.signed:
+            told = told[:_TOLD_BESIDES]
+        return _Known(self.seq, signed, self.reached if self.reached in kept else "", told)
+
+
+_NOBODY = _Known(-1)
 
 
 def _is_of(peer: PeerId, addr: str) -> bool:

@@ -15,6 +15,7 @@ from moshgrid.p2p.host import Host
 from moshgrid.p2p.identity import Identity, PeerId
 from moshgrid.p2p.link import Link
 from moshgrid.p2p.node_core import DEFAULT_LISTEN, NodeConfig, NodeCore
+from moshgrid.p2p.reachability import Reachability, reachability_of
 from moshgrid.p2p.runtime import Operation
 
 __all__ = ["AsyncNode"]
@@ -35,8 +36,9 @@ class AsyncNode:
         psk: object = None,
         relay: bool = False,
         use_relays: bool | None = None,
+        map_port: bool = True,
     ) -> None:
-        self._config = NodeConfig(listen, bootstrap, identity, network, psk, relay, use_relays)
+        self._config = NodeConfig(listen, bootstrap, identity, network, psk, relay, use_relays, map_port)
         self._core: NodeCore | None = None
         self._started: Host | None = None
         self._closed = False
@@ -91,6 +93,11 @@ class AsyncNode:
     def addrs(self) -> tuple[str, ...]:
         """Where others can dial this peer."""
         return self._known.network.addrs
+
+    @property
+    def reachability(self) -> Reachability:
+        """How others can reach this peer, as far as is known: within 5 s of meeting the first of them."""
+        return reachability_of(self._known)
 
     @property
     def network(self) -> str:

@@ -30,6 +30,7 @@ class Connections:
         self._live: dict[PeerId, list[YamuxConnection]] = {}
         self._listeners: dict[object, Callable[[PeerId], None]] = {}
         self._relayed_listeners: dict[object, Callable[[YamuxConnection], None]] = {}
+        self._began_listeners: dict[object, Callable[[YamuxConnection], None]] = {}
 
     def of(self, peer: PeerId) -> list[YamuxConnection]:
         """The live ones with ``peer``, the oldest first."""
@@ -60,6 +61,7 @@ class Connections:
         """Tells nobody of anything any more."""
         self._listeners.clear()
         self._relayed_listeners.clear()
+        self._began_listeners.clear()
 
     def on_lost(self, listener: Callable[[PeerId], None]) -> Callable[[], None]:
         """Calls ``listener`` when the last connection to a peer ends, until the result is called."""
@@ -69,9 +71,15 @@ class Connections:
         """Calls ``listener`` with each relayed connection that is up, whoever dialled."""
         return _put_on(self._relayed_listeners, listener)
 
+    def on_began(self, listener: Callable[[YamuxConnection], None]) -> Callable[[], None]:
+        """Calls ``listener`` with each connection as soon as streams can be opened on it."""
+        return _put_on(self._began_listeners, listener)
+
     def connection_began(self, connection: YamuxConnection) -> None:
         """A connection was authenticated."""
         self._live.setdefault(connection.peer, []).append(connection)
+        for listener in list(self._began_listeners.values()):
+            listener(connection)
 
     def connection_ended(self, connection: YamuxConnection) -> None:
         """A connection is gone."""

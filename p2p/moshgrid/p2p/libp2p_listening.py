@@ -13,19 +13,22 @@ import trio
 from libp2p.abc import IRawConnection
 from libp2p.io.trio import TrioTCPStream
 from libp2p.network.connection.raw_connection import RawConnection
+from libp2p.peer.id import ID
 from multiaddr import Multiaddr
 
 from moshgrid.p2p.addresses import Carrier, carrier_of, expand_wildcard
+from moshgrid.p2p.calling_port import CallingPorts, share_port
 from moshgrid.p2p.complaints import Complaints
 from moshgrid.p2p.connection_limits import Admission, Guest, Refusal
 from moshgrid.p2p.errors import ConfigurationError, MoshgridError
+from moshgrid.p2p.first_words import proposes_first
 from moshgrid.p2p.identity import PeerId
 from moshgrid.p2p.idle import IdleConnections
 from moshgrid.p2p.libp2p_upgrade import Upgrade
 from moshgrid.p2p.libp2p_websocket import accept_websocket
 from moshgrid.p2p.libp2p_yamux import YamuxConnection
 
-__all__ = ["Door", "Doorkeeper", "bind", "listening_addrs"]
+__all__ = ["Door", "Doorkeeper", "bind", "calling_ports", "listening_addrs"]
 
 _log = logging.getLogger("moshgrid.p2p")
 
@@ -52,6 +55,8 @@ async def bind(listen: Sequence[Multiaddr]) -> list[Door]:
         try:
             listeners = await trio.open_tcp_listeners(int(port), host=host, backlog=_BACKLOG)
             doors += [Door(listener, carrier) for listener in listeners]
+            for listener in listeners:
+                share_port(listener.socket)
         except OSError as error:
             for door in doors:
                 door.listener.socket.close()
@@ -60,6 +65,12 @@ async def bind(listen: Sequence[Multiaddr]) -> list[Door]:
                 "port 0 takes any free one."
             ) from error
     return doors
+
+
+def calling_ports(doors: Sequence[Door]) -> CallingPorts:
+    """Where calls may come from, so that routers know them as coming from what is listened on."""
+    names = [door.listener.socket.getsockname() for door in doors if door.carrier is Carrier.TCP]
+    return CallingPorts((str(name[0]), int(name[1])) for name in names)
 
 
 def listening_addrs(doors: Sequence[Door], peer: PeerId) -> tuple[str, ...]:
@@ -82,7 +93,11 @@ class NotAdmitted(MoshgridError):
 
 
 class Doorkeeper:
-    """Takes connections in, within limits. ``live`` runs one that was secured, and calls when it is over."""
+    """Takes connections in, within limits. ``live`` runs one that was secured, and calls when it is over.
+
+    ``expected_at`` names the peer, if any, that calls from a host as a part of a hole punch in which we are
+    the client even though the call is its.
+    """
 
     def __init__(
         self,
@@ -91,11 +106,13 @@ class Doorkeeper:
         live: Live,
         complaints: Complaints,
         idle: IdleConnections,
+        expected_at: Callable[[str], PeerId | None],
     ) -> None:
         self._upgrade = upgrade
         self._admission = admission
         self._live = live
         self._complaints = complaints
+        self._expected_at = expected_at
         self._idle = idle
 
     async def keep(self, door: Door, guests: trio.Nursery) -> None:
@@ -156,12 +173,20 @@ class Doorkeeper:
             if (refusal := self._admission.authenticate(guest, peer, trio.current_time())) is not None:
                 raise NotAdmitted(refusal.value)
 
-        raw: IRawConnection = RawConnection(TrioTCPStream(stream), False)
         with trio.move_on_after(self._admission.limits.handshake_seconds):
             try:
+                called = await self._whom_we_call(stream) if carrier is Carrier.TCP else None
+                raw: IRawConnection = RawConnection(TrioTCPStream(stream), called is not None)
                 if carrier is Carrier.WEBSOCKET:
                     raw = await accept_websocket(raw)
-                return await self._upgrade.connect(raw, None, authenticated)
+                return await self._upgrade.connect(raw, called, authenticated)
             except Exception as error:  # the root of this guest's task: a stranger can cause anything
                 _log.debug("a connection was not secured: %r", error)
         return None
+
+    async def _whom_we_call(self, stream: trio.SocketStream) -> ID | None:
+        """The peer to which we are the client, as the call is a part of a hole punch."""
+        expected = self._expected_at(stream.socket.getpeername()[0])
+        if expected is None or await proposes_first(stream, self._upgrade.greeting_bytes):
+            return None
+        return ID.from_base58(expected)

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
-import sys
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 
 import trio
@@ -18,22 +17,28 @@ from moshgrid.p2p.addresses import AddressBook, parse_listen, relay_of, split_ad
 from moshgrid.p2p.circuit_info import CircuitInfo
 from moshgrid.p2p.complaints import Complaints
 from moshgrid.p2p.connection_limits import Admission, ConnectionLimits
+from moshgrid.p2p.dcutr import DCUTR
+from moshgrid.p2p.descriptors import descriptor_limit
+from moshgrid.p2p.dial_rules import DialRules
 from moshgrid.p2p.dialling import Dialler
 from moshgrid.p2p.errors import Closed, Unreachable
 from moshgrid.p2p.identity import Identity, PeerId
 from moshgrid.p2p.idle import IdleConnections
+from moshgrid.p2p.interfaces import Interfaces
 from moshgrid.p2p.libp2p_calling import Caller
 from moshgrid.p2p.libp2p_circuit_renewal import CircuitRenewal
 from moshgrid.p2p.libp2p_circuits import Circuits
 from moshgrid.p2p.libp2p_connections import Connections
 from moshgrid.p2p.libp2p_inbound import InboundStreams
-from moshgrid.p2p.libp2p_listening import Door, Doorkeeper, bind, listening_addrs
+from moshgrid.p2p.libp2p_listening import Door, Doorkeeper, bind, calling_ports, listening_addrs
 from moshgrid.p2p.libp2p_negotiation import propose_protocol
+from moshgrid.p2p.libp2p_punching import Puncher
 from moshgrid.p2p.libp2p_stream import Libp2pStream
 from moshgrid.p2p.libp2p_swarm import make_host
 from moshgrid.p2p.libp2p_upgrade import Upgrade
 from moshgrid.p2p.libp2p_yamux import YamuxConnection
 from moshgrid.p2p.network import Network, Stream, StreamHandler
+from moshgrid.p2p.offering import Offering
 from moshgrid.p2p.own_addrs import OwnAddrs
 from moshgrid.p2p.relay_messages import STOP
 
@@ -62,7 +67,7 @@ async def open_libp2p_network(
         # It warns of every peer that leaves, and shouts of every failed dial; ours says what matters.
         logging.getLogger("libp2p").setLevel(logging.CRITICAL)
     if limits is None:
-        limits = ConnectionLimits().fitted(_descriptors())
+        limits = ConnectionLimits().fitted(descriptor_limit())
     async with trio.open_nursery() as nursery:
         network = Libp2pNetwork(identity, doors, nursery, psk, limits)
         try:
@@ -72,16 +77,6 @@ async def open_libp2p_network(
                 await network.say_goodbye()
             nursery.cancel_scope.cancel()
             network.forget_all()
-
-
-def _descriptors() -> int:
-    """How many files and connections this process may have open."""
-    if sys.platform == "win32":
-        return sys.maxsize
-    import resource
-
-    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return sys.maxsize if soft == resource.RLIM_INFINITY else soft
 
 
 class Libp2pNetwork:
@@ -100,6 +95,7 @@ class Libp2pNetwork:
         self.own_addrs = OwnAddrs(self._peer_id)
         """Where others can dial this peer; whoever learns of a way says so here."""
         self.own_addrs.set("listening", listening_addrs(doors, self._peer_id))
+        self.offering = Offering(self.own_addrs)
         complaints = Complaints(_log)
         self._connections = Connections(limits, complaints)
         upgrade = Upgrade(identity, self._connections, psk)
@@ -109,12 +105,23 @@ class Libp2pNetwork:
         self._idle = IdleConnections(limits.idle_seconds)
         self.circuits = Circuits(self, upgrade, self._live_relayed, limits)
         """Connections through relays."""
-        caller = Caller(self._peer_id, upgrade, self.circuits)
-        self._dialler = Dialler(nursery, caller.call, self._begin, caller.hang_up, _DIAL_SECONDS)
+        ports = calling_ports(doors)
+        self.interfaces = Interfaces()
+        rules = DialRules(self.offering.hosts, self._book.of, self.interfaces)
+        self.caller = caller = Caller(self._peer_id, upgrade, self.circuits, ports, rules)
+        self._connections.on_began(
+            lambda each: rules.met(each.peer, each.get_remote_address(), each.is_relayed)
+        )
+        self._dialler = Dialler(nursery, caller.call, self.begin, caller.hang_up, _DIAL_SECONDS)
         self.admission = Admission(limits, members_only=psk is not None)
         self._closed: str | None = None
         self._connections.on_relayed(CircuitRenewal(nursery, self._dial_again, self.is_direct).began)
-        doorkeeper = Doorkeeper(upgrade, self.admission, self._live, complaints, self._idle)
+        self.puncher = Puncher(
+            nursery, caller, upgrade, self._connections, self.begin, self.open_on, self.offering.offers
+        )
+        self.serve(DCUTR, self.puncher.answer)
+        expected_at = self.puncher.expected_at
+        doorkeeper = Doorkeeper(upgrade, self.admission, self._live, complaints, self._idle, expected_at)
         nursery.start_soon(self._idle.run)
         for door in doors:
             nursery.start_soon(doorkeeper.keep, door, nursery)
@@ -133,7 +140,8 @@ class Libp2pNetwork:
         """Nobody is connected any more."""
         self._connections.clear()
 
-    async def _begin(self, connection: YamuxConnection) -> None:
+    async def begin(self, connection: YamuxConnection) -> None:
+        """Lets a secured connection live."""
         await self._nursery.start(partial(self._live, connection))
 
     async def _live(
@@ -166,9 +174,9 @@ class Libp2pNetwork:
         """Where others can dial this peer."""
         return self.own_addrs.all()
 
-    def learn_addrs(self, peer: PeerId, addrs: Sequence[str]) -> None:
+    def learn_addrs(self, peer: PeerId, addrs: Sequence[str], seq: int | None = None) -> None:
         """Remembers well-formed addresses of ``peer``."""
-        self._book.learn(peer, addrs)
+        self._book.learn(peer, addrs, seq)
 
     def addrs_of(self, peer: PeerId) -> tuple[str, ...]:
         """Addresses known for a peer."""
@@ -182,6 +190,10 @@ class Libp2pNetwork:
         """Calls ``listener`` when the last connection to a peer ends."""
         return self._connections.on_lost(listener)
 
+    def on_began(self, listener: Callable[[YamuxConnection], None]) -> Callable[[], None]:
+        """Calls ``listener`` with each connection as soon as streams can be opened on it."""
+        return self._connections.on_began(listener)
+
     def on_relayed(self, listener: Callable[[YamuxConnection], None]) -> Callable[[], None]:
         """Calls ``listener`` with each relayed connection that is up, whoever dialled."""
         return self._connections.on_relayed(listener)
@@ -189,6 +201,20 @@ class Libp2pNetwork:
     def is_direct(self, peer: PeerId) -> bool:
         """True when a live connection with ``peer`` goes through no relay."""
         return self._connections.is_direct(peer)
+
+    async def reach_directly(self, peer: PeerId, seconds: float) -> bool:
+        """Dials the known direct addresses of ``peer``, or punches a hole over a relayed connection."""
+        self._check_open()
+        with trio.move_on_after(seconds):
+            if not self._connections.usable(peer):
+                with suppress(Unreachable):
+                    await self._reach(peer, self._book.of(peer))
+            if not self.is_direct(peer):
+                await self.puncher.race(peer, partial(self._dial_directly, peer))
+        return self.is_direct(peer)
+
+    async def _dial_directly(self, peer: PeerId) -> None:
+        await self._reach(peer, [addr for addr in self._book.of(peer) if relay_of(addr) is None])
 
     def address_of(self, peer: PeerId) -> str | None:
         """The IP address at the other end of a direct connection with ``peer``; None without one."""
@@ -215,27 +241,17 @@ class Libp2pNetwork:
             _, peer = split_addr(addr)
         except ValueError as error:
             raise Unreachable(addr[:100], [(addr[:100], str(error))]) from None
+        self.caller.trusted[addr] = None
         if self._connections.of(peer):
-            self._book.learn(peer, [addr])
+            self._book.reached(peer, addr)
         else:
             await self._reach(peer, [addr])
         return peer
 
-    async def reach_directly(self, peer: PeerId, seconds: float) -> bool:
-        """Dials the known direct addresses of ``peer`` unless a direct connection is there."""
-        self._check_open()
-        if not self.is_direct(peer):
-            with trio.move_on_after(seconds):
-                try:
-                    await self._reach(peer, [addr for addr in self._book.of(peer) if relay_of(addr) is None])
-                except Unreachable as error:
-                    _log.debug("%s: no direct connection: %s", peer, error)
-        return self.is_direct(peer)
-
     async def _reach(self, peer: PeerId, addrs: Sequence[str]) -> None:
         answered_at = await self._dialler.reach(peer, addrs)
         self._check_open()
-        self._book.learn(peer, [answered_at])
+        self._book.reached(peer, answered_at)
 
     # Streams.
 
@@ -253,14 +269,15 @@ class Libp2pNetwork:
                 await self._reach(peer, self._book.of(peer))
             for connection in self._connections.usable(peer):
                 try:
-                    return await self._open_on(connection, protocol)
+                    return await self.open_on(connection, protocol)
                 except Unreachable as error:
                     attempts += error.attempts
             if self._connections.usable(peer) or not self._book.of(peer):
                 break
         raise Unreachable(peer, attempts or [(protocol, "the connection was lost")])
 
-    async def _open_on(self, connection: YamuxConnection, protocol: str) -> Stream:
+    async def open_on(self, connection: YamuxConnection, protocol: str) -> Libp2pStream:
+        """A new stream on this very connection. Raises Unreachable, RemoteProtocolError."""
         if not connection.has_room:
             raise Unreachable(
                 connection.peer, [(protocol, "as many streams to this peer as may be are open")]

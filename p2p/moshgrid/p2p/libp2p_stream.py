@@ -13,3 +13,4 @@ class Libp2pStream(YamuxDuplex):
 
     def __init__(self, muxed: YamuxStream) -> None:
         super().__init__(muxed.conn.driver, muxed.state)
+        self.connection = muxed.conn

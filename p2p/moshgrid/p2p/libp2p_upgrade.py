@@ -20,7 +20,8 @@ from moshgrid.p2p.libp2p_private_network import PrivateBytes
 from moshgrid.p2p.libp2p_raw_bytes import ChannelBroken, close_quietly, raw_bytes_of
 from moshgrid.p2p.libp2p_security import security_transports
 from moshgrid.p2p.libp2p_yamux import ConnectionWatcher, YamuxConnection
-from moshgrid.p2p.multistream import NegotiationFailed, accept, propose
+from moshgrid.p2p.multistream import GREETING_BYTES, NegotiationFailed, accept, propose
+from moshgrid.p2p.xsalsa20 import NONCE_BYTES
 
 __all__ = ["Upgrade"]
 
@@ -38,6 +39,8 @@ class Upgrade(TransportUpgrader):
         super().__init__(self._security, {TProtocol(YAMUX_ID): Yamux})
         self._psk = psk
         self._watcher = watcher
+        self.greeting_bytes = GREETING_BYTES + (0 if psk is None else NONCE_BYTES)
+        """What a server says before it was asked anything."""
 
     async def connect(
         self,

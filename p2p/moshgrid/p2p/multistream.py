@@ -8,9 +8,11 @@ from __future__ import annotations
 from collections.abc import Container, Sequence
 from typing import Protocol
 
-__all__ = ["ByteLine", "NegotiationFailed", "accept", "propose"]
+__all__ = ["GREETING_BYTES", "ByteLine", "NegotiationFailed", "accept", "propose"]
 
 _HEADER = "/multistream/1.0.0"
+GREETING_BYTES = len(_HEADER) + 2
+"""What either side says in any case."""
 _REFUSAL = "na"
 _MAX_LINE = 1024
 _MAX_PROPOSALS = 16

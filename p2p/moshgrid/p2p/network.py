@@ -108,8 +108,12 @@ class Network(Protocol):
         """
         ...
 
-    def learn_addrs(self, peer: PeerId, addrs: Sequence[str]) -> None:
-        """Remembers addresses for later dials; bounded per peer, newest first."""
+    def learn_addrs(self, peer: PeerId, addrs: Sequence[str], seq: int | None = None) -> None:
+        """Remembers addresses for later dials; bounded per peer, newest first.
+
+        ``seq``: they are what the peer's own signed record with this sequence number says, which outranks
+        what others say and replaces what an older one said.
+        """
         ...
 
     def addrs_of(self, peer: PeerId) -> tuple[str, ...]:

@@ -14,6 +14,7 @@ from moshgrid.p2p.host import Host
 from moshgrid.p2p.identity import Identity, PeerId
 from moshgrid.p2p.link import Link
 from moshgrid.p2p.node_core import DEFAULT_LISTEN, NodeConfig, NodeCore
+from moshgrid.p2p.reachability import Reachability, reachability_of
 from moshgrid.p2p.runtime import Operation, refuse_inside_event_loop
 
 __all__ = ["Node"]
@@ -32,7 +33,8 @@ class Node:
     network, whose peers connect with nobody else: 32 bytes, the text of a libp2p key file, or its path.
     ``relay``: this node passes connections on to peers that cannot be reached, within ``RelayLimits``.
     ``use_relays``: whether this node may be reached through relays; None: where that is of use, which it
-    is not for a node that everybody reaches, or that listens on this computer only. Raises
+    is not for a node that everybody reaches, or that listens on this computer only. ``map_port``: when
+    nobody outside reaches this node, the router is asked to forward its port (PCP, NAT-PMP, UPnP). Raises
     ConfigurationError.
 
     From asyncio use ``AsyncNode``.
@@ -47,9 +49,10 @@ class Node:
         psk: object = None,
         relay: bool = False,
         use_relays: bool | None = None,
+        map_port: bool = True,
     ) -> None:
         refuse_inside_event_loop()
-        core = NodeCore(NodeConfig(listen, bootstrap, identity, network, psk, relay, use_relays))
+        core = NodeCore(NodeConfig(listen, bootstrap, identity, network, psk, relay, use_relays, map_port))
         try:
             self._host = core.ready.result()
         except BaseException:
@@ -72,6 +75,11 @@ class Node:
     def addrs(self) -> tuple[str, ...]:
         """Where others can dial this peer: full multiaddrs ending in ``/p2p/<id>``."""
         return self._host.network.addrs
+
+    @property
+    def reachability(self) -> Reachability:
+        """How others can reach this peer, as far as is known: within 5 s of meeting the first of them."""
+        return reachability_of(self._host)
 
     @property
     def network(self) -> str:

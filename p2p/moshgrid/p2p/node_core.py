@@ -51,6 +51,7 @@ class NodeConfig:
     psk: object = field(default=None, repr=False)
     relay: bool = False
     use_relays: bool | None = None
+    map_port: bool = True
     keys: Identity = field(init=False)
     psk_bytes: bytes | None = field(init=False, repr=False)
 
@@ -58,6 +59,8 @@ class NodeConfig:
         object.__setattr__(self, "psk_bytes", None if self.psk is None else load_psk(self.psk))
         if not isinstance(self.relay, bool):
             raise ConfigurationError(f"relay= takes True or False, not {self.relay!r}")
+        if not isinstance(self.map_port, bool):
+            raise ConfigurationError(f"map_port= takes True or False, not {self.map_port!r}")
         if not isinstance(self.use_relays, bool | None):
             raise ConfigurationError(f"use_relays= takes True, False or None, not {self.use_relays!r}")
         for name in ("listen", "bootstrap"):
@@ -176,6 +179,7 @@ async def _open_node_host(config: NodeConfig) -> AsyncIterator[Host]:
     # Imported here because it takes over half a second, and not everybody who imports us dials.
     try:
         from moshgrid.p2p.libp2p_network import Libp2pNetwork, open_libp2p_network
+        from moshgrid.p2p.libp2p_reachability import ReachabilityWatch
     except ImportError as error:
         raise ConfigurationError(
             f"py-libp2p cannot be imported: {error}. Install it with  pip install 'libp2p>=0.8.1,<0.9'  "
@@ -189,7 +193,9 @@ async def _open_node_host(config: NodeConfig) -> AsyncIterator[Host]:
     ):
         assert isinstance(network, Libp2pNetwork)
         relaying = Relaying(network, host, serves=config.relay, reserves=config.use_relays)
+        watch = ReachabilityWatch(network, host, relaying.learned, map_port=config.map_port)
         host.nursery.start_soon(relaying.run)
+        host.nursery.start_soon(watch.run)
         if config.bootstrap:
             host.nursery.start_soon(_join, network, tuple(config.bootstrap))
         yield host

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from multiaddr import Multiaddr
-from multiaddr.exceptions import Error as MultiaddrError
 
-from moshgrid.p2p.addresses import MAX_ADDRS
+from moshgrid.p2p.addresses import MAX_ADDRS, read_binary
 from moshgrid.p2p.canonical import encode_fields, parse_fields
 from moshgrid.p2p.envelope import open_envelope, seal
 from moshgrid.p2p.errors import RecordRejected
@@ -58,7 +57,7 @@ def _address(info: bytes, peer: PeerId) -> str:
     if raw is None:
         raise RecordRejected("MALFORMED", "an address is missing")
     try:
-        text = str(Multiaddr(raw))
-    except (MultiaddrError, ValueError) as error:
+        text = str(read_binary(bytes(raw)))
+    except ValueError as error:
         raise RecordRejected("MALFORMED", f"an address cannot be read: {error}") from error
     return text if f"/p2p/{peer}" in text else f"{text}/p2p/{peer}"

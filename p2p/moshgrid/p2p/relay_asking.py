@@ -5,10 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import trio
-from multiaddr import Multiaddr
-from multiaddr.exceptions import Error as MultiaddrError
 
-from moshgrid.p2p.addresses import relay_of, split_addr
+from moshgrid.p2p.addresses import read_binary, relay_of, split_addr
 from moshgrid.p2p.delimited import read_delimited, send_delimited
 from moshgrid.p2p.errors import MoshgridError, RecordRejected, RemoteProtocolError
 from moshgrid.p2p.identity import PeerId
@@ -120,10 +118,10 @@ def _addrs_of(relay: PeerId, given: tuple[bytes, ...]) -> tuple[str, ...]:
     found = []
     for raw in given:
         try:
-            addr = str(Multiaddr(raw))
+            addr = str(read_binary(raw))
             addr = addr if f"/p2p/{relay}" in addr else f"{addr}/p2p/{relay}"
             if relay_of(addr) is None and split_addr(addr)[1] == relay:
                 found.append(addr)
-        except (MultiaddrError, ValueError):
+        except ValueError:
             continue  # a transport that we do not know
     return tuple(dict.fromkeys(found))

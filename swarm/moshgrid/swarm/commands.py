@@ -105,6 +105,20 @@ def node(
 
 
 @app.command()
+def doctor(
+    link: Annotated[
+        str | None, typer.Argument(help="Link of a network; without it only this computer is looked at.")
+    ] = None,
+    listen: Annotated[list[str] | None, typer.Option(help="Address to listen on, as your node does.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Say how this computer is connected: 0 good, 1 reachable with the help of others, 2 broken."""
+    from moshgrid.swarm.doctor import run_doctor
+
+    sys.exit(run_doctor(link, listen or ["/ip4/0.0.0.0/tcp/31337"], as_json))
+
+
+@app.command()
 def sim(
     peers: Annotated[str, typer.Option(help="Peers: 4 to 4096.")] = "1024",
     group_size: Annotated[str, typer.Option(help="The most peers in a group: 2 to 64.")] = "32",

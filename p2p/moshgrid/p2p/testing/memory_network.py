@@ -145,7 +145,7 @@ class MemoryNetwork:
             await serve_stream(handler, stream, self._complaints)
         self._tasks.pop(scope)
 
-    def learn_addrs(self, peer: PeerId, addrs: Sequence[str]) -> None:
+    def learn_addrs(self, peer: PeerId, addrs: Sequence[str], seq: int | None = None) -> None:
         """Remembers addresses, newest first."""
         known = self._addrs.get(peer, [])
         fresh = list(dict.fromkeys(addr for addr in addrs if addr.endswith(f"/p2p/{peer}")))

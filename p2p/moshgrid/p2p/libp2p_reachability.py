@@ -1,0 +1,214 @@
+"""Finds out how this peer can be reached, keeps finding out, and tells whom it concerns."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import trio
+from multiaddr import Multiaddr
+
+from moshgrid.p2p.addresses import Carrier, carrier_of, read_binary
+from moshgrid.p2p.delimited import read_delimited
+from moshgrid.p2p.errors import RemoteProtocolError, StreamReset, Unreachable
+from moshgrid.p2p.host import Host
+from moshgrid.p2p.ip_ranges import is_home
+from moshgrid.p2p.libp2p_dialback import DialBack
+from moshgrid.p2p.libp2p_yamux import YamuxConnection
+from moshgrid.p2p.machine import DeadlinePassed
+from moshgrid.p2p.observed_addrs import Place
+from moshgrid.p2p.port_mapping_client import PortMapping
+from moshgrid.p2p.protobuf import Malformed, parse_message
+from moshgrid.p2p.reachability import (
+    LAYER,
+    Announce,
+    Answered,
+    AskForCalls,
+    Event,
+    ListeningOn,
+    Mapped,
+    Observed,
+    PeerCame,
+    Proven,
+    Reachability,
+    ReachabilityMachine,
+)
+
+if TYPE_CHECKING:
+    from moshgrid.p2p.libp2p_network import Libp2pNetwork
+
+__all__ = ["ReachabilityWatch"]
+
+_log = logging.getLogger("moshgrid.p2p")
+
+_IDENTIFY = "/ipfs/id/1.0.0"
+_IDENTIFY_BYTES = 8192
+_IDENTIFY_SECONDS = 3.0
+_OBSERVED_ADDR = 4
+_OBSERVERS = 8
+"""So many address groups are asked what they see."""
+_ASKED_AT_ONCE = 4
+
+
+class ReachabilityWatch:
+    """One per host that runs over libp2p. ``changed`` is told whether everybody can reach this peer.
+
+    ``map_port``: when nobody outside can, ask the router to forward the listening port.
+    """
+
+    def __init__(
+        self,
+        network: Libp2pNetwork,
+        host: Host,
+        changed: Callable[[bool | None], None],
+        *,
+        map_port: bool = False,
+    ) -> None:
+        self._network = network
+        self._host = host
+        self._changed = changed
+        self._machine = ReachabilityMachine(host.clock.now())
+        self._dial_back = DialBack(network, host, lambda place, witness: self.tell(Proven(place, witness)))
+        self._events: list[Event] = []
+        self._stirred = trio.Event()
+        self._asking = 0
+        self._may_map = map_port
+        self.mapping: PortMapping | None = None
+        """Once this peer has asked its router for a port."""
+        self._told: bool | None = None
+        self.settled = trio.Event()
+        """Set when something has been said."""
+        self.public = trio.Event()
+        """Set when it was proven once that everybody can reach this peer."""
+        host.layers[LAYER] = self
+
+    @property
+    def reachability(self) -> Reachability:
+        """What is known now."""
+        return self._machine.now_known
+
+    def tell(self, event: Event) -> None:
+        """Lets the machine know."""
+        self._events.append(event)
+        self._stirred.set()
+
+    def mapped(self, place: Place | None) -> None:
+        """A router forwards ``place`` to the listening port, or none does."""
+        addrs = [] if place is None else [f"/ip4/{place[0]}/tcp/{place[1]}/p2p/{self._host.peer_id}"]
+        self._network.own_addrs.set("mapped", addrs)
+        self.tell(Mapped(place))
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        self._network.on_began(self._began)
+        self.tell(self._listening())
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            while True:
+                events, self._events = self._events, []
+                self._stirred = trio.Event()
+                for event in (*events, DeadlinePassed()):
+                    for effect in self._machine.handle(event, self._host.clock.now()):
+                        if isinstance(effect, AskForCalls):
+                            nursery.start_soon(self._ask, effect)
+                        else:
+                            self._announce(effect)
+                self._network.offering.seen_at = tuple(self._machine.observed.places)
+                deadline = self._machine.deadline
+                wait = float("inf") if deadline is None else max(0.01, deadline - self._host.clock.now())
+                with trio.move_on_after(wait):
+                    await self._stirred.wait()
+
+    def _listening(self) -> ListeningOn:
+        port: int | None = None
+        hosts = []
+        for addr in self._network.own_addrs.of("listening"):
+            place = Multiaddr(addr.rpartition("/p2p/")[0])
+            (kind, host), *_ = place.items()
+            if carrier_of(place) is not Carrier.TCP or kind.name != "ip4":
+                continue
+            if not str(host).startswith("127."):
+                port = port or int(addr.split("/")[4])
+            if not is_home(str(host)):
+                hosts.append(str(host))
+        return ListeningOn(port, tuple(hosts))
+
+    # Those who are asked.
+
+    def _began(self, connection: YamuxConnection) -> None:
+        remote = connection.get_remote_address()
+        if connection.is_relayed or remote is None or is_home(remote[0]) or ":" in remote[0]:
+            return
+        if remote[0] in self._network.interfaces.hosts:
+            return  # another peer on this computer
+        if connection.is_initiator:
+            self._nursery.start_soon(self._ask_what_it_sees, connection, remote[0])
+        else:
+            self.tell(PeerCame(connection.peer, remote[0]))
+
+    async def _ask_what_it_sees(self, connection: YamuxConnection, observer: str) -> None:
+        called_from = self._network.caller.called_from.get(connection)
+        if self._asking < _ASKED_AT_ONCE and (
+            self._machine.observed.observers < _OBSERVERS or self._machine.observed.agreed is None
+        ):
+            self._asking += 1
+            try:
+                with trio.move_on_after(_IDENTIFY_SECONDS):
+                    host, port = await self._seen_by(connection)
+                    self.tell(Observed(observer, host, port, called_from is not None))
+            except (StreamReset, Unreachable, RemoteProtocolError, Malformed) as error:
+                _log.debug("%s did not say where it sees us: %s", connection.peer, error)
+            finally:
+                self._asking -= 1
+        self.tell(PeerCame(connection.peer, observer))
+
+    async def _seen_by(self, connection: YamuxConnection) -> Place:
+        stream = await self._network.open_on(connection, _IDENTIFY)
+        try:
+            await stream.close_write()
+            raw = parse_message(await read_delimited(stream, _IDENTIFY_BYTES)).text(_OBSERVED_ADDR)
+            addr = read_binary(raw or b"")
+            (kind, host), (_, port), *rest = addr.items()
+            if not kind.name.startswith("ip") or rest:
+                raise Malformed("a place that is not plain TCP")
+            return str(host), int(port)
+        except ValueError as error:
+            raise Malformed(f"not a place: {error}") from error
+        finally:
+            with trio.CancelScope(shield=True):
+                await stream.reset()
+
+    async def _ask(self, effect: AskForCalls) -> None:
+        tried = missed = 0
+        try:
+            tried, missed = await self._dial_back.ask(effect.peer, effect.places)
+        except (Unreachable, RemoteProtocolError) as error:
+            _log.debug("%s did not have us called: %s", effect.peer, error)
+        self.tell(Answered(effect.places, tried, missed))
+
+    # Those who are told.
+
+    def _announce(self, effect: Announce) -> None:
+        found = effect.reachability
+        public = {"public": True, "unknown": None}.get(found.verdict, False)
+        proven = found.places if found.verdict == "public" else ()
+        family = [f"/ip{'6' if ':' in host else '4'}/{host}/tcp/{port}" for host, port in proven]
+        peer = self._host.peer_id
+        self._network.own_addrs.set("observed", [f"{place}/p2p/{peer}" for place in family])
+        self._network.caller.shows_port = public is not True
+        self._host.events.emit("reachability", verdict=found.verdict, why=found.why)
+        if self._machine.observed.hosts or found.verdict != "unknown":
+            _log.info("reachable from outside: %s", found)
+        else:
+            _log.debug("reachable from outside: %s", found)
+        self.settled.set()
+        if public:
+            self.public.set()
+        port = self._machine.listening_port
+        if self._may_map and not public and self.mapping is None and self._machine.observed.hosts and port:
+            self.mapping = PortMapping(port, self.mapped)
+            self._nursery.start_soon(self.mapping.run)
+        if public is not self._told or public is None:
+            self._told = public
+            self._changed(public)

@@ -1,0 +1,20 @@
+"""What is expected between two types of NAT over TCP: a direct connection, or a relay only."""
+
+from __future__ import annotations
+
+from itertools import product
+
+from routers import Nat
+
+# To a mapping of its own for every destination, nobody can open a port that is not known yet.
+PORT_FILTERING = frozenset({Nat.PORT_RESTRICTED, Nat.UDP_BLOCKED, Nat.DOUBLE, Nat.SYMMETRIC})
+
+PAIRS: tuple[tuple[Nat, Nat], ...] = tuple(product(Nat, Nat))
+
+
+def direct_over_tcp(one: Nat, other: Nat) -> bool:
+    """Whether a pair can have a direct TCP connection."""
+    return not (
+        (one is Nat.SYMMETRIC and other in PORT_FILTERING)
+        or (other is Nat.SYMMETRIC and one in PORT_FILTERING)
+    )

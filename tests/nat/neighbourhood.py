@@ -1,0 +1,190 @@
+"""Public relays and two homes of every type, with a process in each: where pairs of nodes meet."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import trio
+from lab import Home, Lab
+from peers import PATIENCE, Peer, Process
+from raw_sockets import can_connect
+from routers import Nat
+
+PORT = 4001
+RELAYED_SECONDS = 10.0
+SILENCE = 0.5  # seconds after which a plain call is taken as dropped
+PAYLOAD = 512 << 10
+
+Pair = tuple[Nat, Nat]
+
+
+class Relay:
+    """A public host with a relay that others join through."""
+
+    def __init__(self, lab: Lab, name: str, group: int) -> None:
+        self.host = lab.public_host(name, group)
+        self.process = Process(self.host)
+        self.peer: Peer
+        self.addr = ""
+
+    def open(self, bootstrap: Iterable[str] = ()) -> None:
+        self.peer = self.process.open(
+            listen=[f"/ip4/0.0.0.0/tcp/{PORT}"], relay=True, dht=True, bootstrap=list(bootstrap)
+        )
+        self.addr = f"/ip4/{self.host.address}/tcp/{PORT}/p2p/{self.peer.peer_id}"
+
+
+class Reached(NamedTuple):
+    """What a node said of its tries."""
+
+    direct: bool
+    tries: int  # calls of reach_directly
+    seconds: float  # of the last one
+
+
+@dataclass(frozen=True)
+class Meeting:
+    """What became of a pair; seen from outside of both nodes but for ``said``."""
+
+    said: Reached
+    plain: tuple[bool, bool]  # a stranger's plain call got in, to the first and to the second
+    remote: bool  # the first one's kernel has a connection to the other's public address
+    bytes_direct: int  # that crossed the internet from home to home during an echo
+    bytes_relayed: int  # to the relays meanwhile
+    bytes_let_in: int  # by the first one's router, from the other's public address
+    echoed: bool
+
+    @property
+    def direct(self) -> bool:
+        """All four signs say that bytes go directly."""
+        return (
+            self.remote
+            and self.bytes_direct >= 2 * PAYLOAD
+            and self.bytes_let_in >= PAYLOAD
+            and self.bytes_relayed < PAYLOAD // 4
+        )
+
+    @property
+    def relayed(self) -> bool:
+        """All four signs say that bytes go through a relay."""
+        return (
+            not self.remote
+            and self.bytes_direct < PAYLOAD // 4
+            and self.bytes_let_in < PAYLOAD // 4
+            and self.bytes_relayed >= 2 * PAYLOAD
+        )
+
+
+class Neighbourhood:
+    """The homes on the left call those on the right."""
+
+    def __init__(self, lab: Lab, left: Sequence[Nat] = tuple(Nat), right: Sequence[Nat] = tuple(Nat)) -> None:
+        self.lab = lab
+        self.relays = [Relay(self.lab, f"relay-{group}", group) for group in (0, 1)]
+        self.relays[0].open()
+        self.relays[1].open([self.relays[0].addr])
+        self.stranger = self.lab.public_host("stranger", 4)
+        self.left = {nat: self._home("left", nat, 2) for nat in left}
+        self.right = {nat: self._home("right", nat, 3) for nat in right}
+
+    def _home(self, side: str, nat: Nat, group: int) -> tuple[Home, Process]:
+        home = self.lab.home(f"{side}-{nat.value}", nat, group)
+        return home, Process(home.peer)
+
+    def meet(
+        self, pairs: Iterable[Pair], tries: int, seconds: float, at_once: int = 8
+    ) -> dict[Pair, Meeting]:
+        """Let a new node on the left reach one on the right, for each pair; then look whether it did."""
+        waiting, met = list(pairs), dict[Pair, Meeting]()
+        while waiting:
+            met |= self._meet_at_once(waiting[:at_once], tries, seconds)
+            del waiting[:at_once]
+        return met
+
+    def _meet_at_once(self, pairs: list[Pair], tries: int, seconds: float) -> dict[Pair, Meeting]:
+        with ThreadPoolExecutor(len(pairs)) as pool:
+            opened = dict(zip(pairs, pool.map(self._open, pairs), strict=True))
+            plain = trio.run(self._plain_calls, opened)
+            reaching = pool.map(lambda pair: _reach(*opened[pair], tries, seconds), pairs)
+            outcomes = dict(zip(pairs, reaching, strict=True))
+        met = {}
+        for pair in pairs:  # one after the other: what crosses the internet meanwhile is this pair's
+            met[pair] = self._look(pair, *opened[pair], outcomes[pair], plain[pair])
+        closing = [peer.soon("close") for both in opened.values() for peer in both]
+        for done in closing:
+            done.result(PATIENCE)
+        return met
+
+    def _open(self, pair: Pair) -> tuple[Peer, Peer]:
+        bootstrap = [relay.addr for relay in self.relays]
+        one, other = (
+            side[nat][1].open(bootstrap=bootstrap)
+            for side, nat in zip((self.left, self.right), pair, strict=True)
+        )
+        waiting: list[Future[dict[str, Any]]] = [
+            peer.soon("relayed", seconds=RELAYED_SECONDS) for peer in (one, other)
+        ]
+        for peer in waiting:
+            peer.result(2 * RELAYED_SECONDS)
+        return one, other
+
+    async def _plain_calls(self, opened: dict[Pair, tuple[Peer, Peer]]) -> dict[Pair, tuple[bool, bool]]:
+        """Whether a stranger gets in at the port that each node listens on."""
+        got_in: dict[tuple[Pair, int], bool] = {}
+
+        async def call(pair: Pair, side: int, address: str, port: int) -> None:
+            got_in[pair, side] = await can_connect(self.stranger, 0, (address, port), SILENCE)
+
+        async with trio.open_nursery() as nursery:
+            for pair, both in opened.items():
+                homes = (self.left[pair[0]][0], self.right[pair[1]][0])
+                for side, (home, peer) in enumerate(zip(homes, both, strict=True)):
+                    nursery.start_soon(call, pair, side, home.address, peer.port)
+        return {pair: (got_in[pair, 0], got_in[pair, 1]) for pair in opened}
+
+    def _look(
+        self,
+        pair: Pair,
+        one: Peer,
+        other: Peer,
+        said: Reached,
+        plain: tuple[bool, bool],
+    ) -> Meeting:
+        home, there = self.left[pair[0]][0], self.right[pair[1]][0]
+        before = self._crossed(home, there)
+        echoed = one.call("echo", peer=other.peer_id, size=PAYLOAD)["good"]
+        direct, relayed, let_in = (
+            after - earlier for after, earlier in zip(self._crossed(home, there), before, strict=True)
+        )
+        remote = any(
+            address == there.address and (port == one.port or remote_port == other.port)
+            for port, address, remote_port in home.peer.connections()
+        )
+        return Meeting(said, plain, remote, direct, relayed, let_in, echoed)
+
+    def _crossed(self, home: Home, there: Home) -> tuple[int, int, int]:
+        """Bytes between the homes and between the first and the relays, and bytes let in, all so far."""
+        passed = self.lab.passed()
+
+        def between(one: str, other: str) -> int:
+            return sum(passed[way].bytes for way in ((one, other), (other, one)) if way in passed)
+
+        let_in = home.received().get(there.address)
+        return (
+            between(home.address, there.address),
+            sum(between(home.address, relay.host.address) for relay in self.relays),
+            let_in.bytes if let_in is not None else 0,
+        )
+
+
+def _reach(one: Peer, other: Peer, tries: int, seconds: float) -> Reached:
+    addrs = other.call("addrs")["addrs"]
+    for number in range(1, tries + 1):
+        said = one.call("reach", peer=other.peer_id, addrs=addrs, seconds=seconds)
+        reached = Reached(said["direct"], number, said["seconds"])
+        if reached.direct:
+            break
+    return reached

@@ -1,0 +1,75 @@
+"""What a node says of how others can reach it, behind each type of NAT: in time, and never too much."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pytest
+from lab import Home, Lab
+from neighbourhood import Relay
+from peers import Peer, Process
+from routers import Nat
+
+EXPECTED = {
+    Nat.OPEN: "public",
+    Nat.FULL_CONE: "public",
+    Nat.ADDRESS_RESTRICTED: "punchable",
+    Nat.PORT_RESTRICTED: "punchable",
+    Nat.SYMMETRIC: "private",
+    Nat.UDP_BLOCKED: "punchable",
+    Nat.DOUBLE: "punchable",
+}
+SECONDS = 5.0
+
+
+@dataclass
+class World:
+    """Two peers to join through, three more that a newcomer never contacted, and homes."""
+
+    lab: Lab
+    joining: list[Relay]
+    homes: dict[Nat, tuple[Home, Process]]
+
+    def newcomer(self, nat: Nat, joining: int = 2) -> Peer:
+        return self.homes[nat][1].open(bootstrap=[relay.addr for relay in self.joining[:joining]])
+
+
+@pytest.fixture(scope="module")
+def world(lab: Lab) -> World:
+    joining = [Relay(lab, f"joining-{group}", group) for group in (0, 1)]
+    joining[0].open()
+    joining[1].open([joining[0].addr])
+    for group in (5, 6, 7):
+        Relay(lab, f"witness-{group}", group).open([relay.addr for relay in joining])
+    homes = {nat: lab.home(nat.value, nat, group=2) for nat in Nat}
+    return World(lab, joining, {nat: (home, Process(home.peer)) for nat, home in homes.items()})
+
+
+def test_a_verdict_in_time_and_the_right_one(world: World) -> None:
+    newcomers = {nat: world.newcomer(nat) for nat in Nat}
+    waiting = {nat: peer.soon("verdict", seconds=SECONDS) for nat, peer in newcomers.items()}
+    found = {nat: answer.result(60) for nat, answer in waiting.items()}
+    assert {nat: said["verdict"] for nat, said in found.items()} == EXPECTED, found
+    for nat, said in found.items():
+        assert said["why"] and (said["improve"] or nat in (Nat.OPEN, Nat.FULL_CONE)), said
+    for peer in newcomers.values():
+        peer.call("close")
+
+
+def test_an_address_restricted_nat_and_one_bootstrap_are_never_public(lab: Lab, world: World) -> None:
+    """The bootstrap gets in, as it was called, and so would whoever else is at its address; no others do.
+
+    Alone it knows nobody who could try; as one of several it has strangers call.
+    """
+    alone = Relay(lab, "alone", 8)
+    alone.open()
+    home, process = world.homes[Nat.ADDRESS_RESTRICTED]
+    peers = [process.open(bootstrap=[addr]) for addr in (alone.addr, world.joining[0].addr)]
+    answers = [peer.soon("verdict", seconds=2 * SECONDS) for peer in peers]
+    for answer in answers:
+        said = answer.result(60)
+        assert said["verdict"] in ("unknown", "punchable"), said
+        assert "public" not in {verdict for verdict, _ in said["all"]}, said
+    for peer in peers:
+        assert not any(home.address in addr for addr in peer.call("addrs")["addrs"] if "circuit" not in addr)
+        peer.call("close")
