@@ -44,8 +44,11 @@ def how_to_merge(committed: bool, same_state: bool, one_group: bool) -> Merge:
     return Merge.OUTER_STEP if same_state or not one_group else Merge.UNITE
 
 
-def how_to_catch_up(applied: int, sealed: int) -> Catching:
-    """``applied``: the round whose result this member holds; ``sealed``: the run's highest."""
-    if sealed <= applied:
+def how_to_catch_up(applied: int | None, sealed: int) -> Catching:
+    """``applied``: the round whose result this member holds, 0 for the common beginning, None for neither.
+
+    ``sealed``: the run's highest round.
+    """
+    if sealed == 0 or (applied is not None and sealed <= applied):
         return Catching.UP_TO_DATE
-    return Catching.REPLAY if sealed == applied + 1 and applied > 0 else Catching.RELOAD
+    return Catching.REPLAY if applied is not None and sealed == applied + 1 else Catching.RELOAD

@@ -15,7 +15,16 @@ from blake3 import blake3
 
 from moshgrid.p2p import MoshgridError, PeerId, SchemaMismatch
 
-__all__ = ["PROTOCOL", "Identity", "TensorEntry", "VersionMismatch", "compare", "decode_listing", "listing_of", "mismatch"]
+__all__ = [
+    "PROTOCOL",
+    "Identity",
+    "TensorEntry",
+    "VersionMismatch",
+    "compare",
+    "decode_listing",
+    "listing_of",
+    "mismatch",
+]
 
 PROTOCOL = 1
 """What peers of one training must have in common beside the tensors: records, payloads, states."""
@@ -99,14 +108,22 @@ def compare(mine: Identity, others: Mapping[PeerId, Identity]) -> Identity | Non
 
 
 def mismatch(
-    run_id: str, mine: Identity, run: Identity, ours: Sequence[TensorEntry], theirs: Sequence[TensorEntry] | None
+    run_id: str,
+    mine: Identity,
+    run: Identity,
+    ours: Sequence[TensorEntry],
+    theirs: Sequence[TensorEntry] | None,
 ) -> MoshgridError:
     """The error that tells a person what differs. ``theirs`` is None when nobody could send the list."""
     if run.protocol != mine.protocol:
         newer = run.protocol > mine.protocol
         return VersionMismatch(
             f"run {run_id!r} speaks training protocol {run.protocol}, this is protocol {mine.protocol}: "
-            + ("update this moshgrid: pip install -U moshgrid" if newer else "the others have to update theirs")
+            + (
+                "update this moshgrid: pip install -U moshgrid"
+                if newer
+                else "the others have to update theirs"
+            )
         )
     if theirs is None:
         return SchemaMismatch(

@@ -137,8 +137,10 @@ class SwarmProgress:
         own = self.own
         if self._published is not None and self._published_at is not None:
             view = self.view(now)
-            wait = _LONGEST if view.eta is None else view.eta * view.peers / max(
-                view.peers + 3, 1.2 * view.peers
+            wait = (
+                _LONGEST
+                if view.eta is None
+                else view.eta * view.peers / max(view.peers + 3, 1.2 * view.peers)
             )
             if own.epoch == self._published.epoch and (
                 own == self._published or now < self._published_at + min(max(wait, _SHORTEST), _LONGEST)

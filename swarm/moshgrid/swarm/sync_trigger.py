@@ -10,14 +10,7 @@ from dataclasses import dataclass
 
 from moshgrid.p2p import ConfigurationError
 
-__all__ = ["Begin", "EverySteps", "Take"]
-
-
-@dataclass(frozen=True, slots=True)
-class Begin:
-    """Start averaging a fragment."""
-
-    fragment: int
+__all__ = ["EverySteps", "Take"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,26 +53,30 @@ class EverySteps:
         self.steps = 0
         """Inner steps so far."""
 
-    def stepped(self) -> list[Begin | Take]:
-        """An inner step was taken: what to do now, in order."""
+    def stepped(self) -> list[Take]:
+        """An inner step was taken: which results to take now, before ``to_begin`` is asked."""
         self.steps += 1
-        actions: list[Begin | Take] = []
+        takes = []
         for index, due in enumerate(self._due):
             begun = self._begun[index]
             if begun is not None:
                 if self.delay is None:
-                    actions.append(Take(index, wait=self.steps >= due))
+                    takes.append(Take(index, wait=self.steps >= due))
                 elif self.steps >= begun + self.delay:
-                    actions.append(Take(index, wait=True))
-            if self.steps >= due and begun is None:
-                actions.append(Begin(index))
-        return actions
+                    takes.append(Take(index, wait=True))
+        return takes
 
-    def begun(self, fragment: int) -> list[Take]:
-        """Averaging started: with a delay of 0 it is to be awaited at once."""
+    def to_begin(self) -> list[int]:
+        """The fragments that are due now and not being averaged."""
+        return [
+            index for index, due in enumerate(self._due) if self.steps >= due and self._begun[index] is None
+        ]
+
+    def begun(self, fragment: int) -> Take | None:
+        """Averaging started: with a delay of 0 its end is to be awaited at once."""
         self._begun[fragment] = self.steps
         self._due[fragment] = self.steps + self.sync_every
-        return [Take(fragment, wait=True)] if self.delay == 0 else []
+        return Take(fragment, wait=True) if self.delay == 0 else None
 
     def taken(self, fragment: int) -> None:
         """The average was applied."""
@@ -91,7 +88,7 @@ class EverySteps:
         self._due[fragment] = self.steps + self._retry
 
     def state_dict(self) -> dict[str, object]:
-        """Where the counts are. What was begun is not part of it: averages in flight are lost on a restart."""
+        """Where the counts are, without what was begun: averages in flight are lost on a restart."""
         return {"steps": self.steps, "due": list(self._due)}
 
     def load_state_dict(self, state: dict[str, object]) -> None:
