@@ -16,6 +16,7 @@ from moshgrid.swarm.merge_rule import Merge
 from moshgrid.swarm.outer_loop import OuterLoop
 
 CLUSTERS, CLASSES, DIMENSIONS = 16, 4, 64
+LEARNING_RATE, NOISE = 2e-4, 1.5
 
 Outer = Callable[[list[torch.nn.Parameter]], torch.optim.Optimizer]
 
@@ -49,7 +50,7 @@ class Task:
         self, chance: np.random.Generator, clusters: np.ndarray, count: int
     ) -> tuple[torch.Tensor, torch.Tensor]:
         which = chance.choice(clusters, count)
-        noise = chance.normal(scale=2.0, size=(count, DIMENSIONS)).astype(np.float32)
+        noise = chance.normal(scale=NOISE, size=(count, DIMENSIONS)).astype(np.float32)
         return torch.from_numpy(self.centres[which] + noise), torch.from_numpy(self.classes[which])
 
 
@@ -59,7 +60,7 @@ class Worker:
     def __init__(self, seed: int, outer: Outer, alpha: float = 0.0) -> None:
         torch.manual_seed(seed)
         self.model = nn.Sequential(nn.Linear(DIMENSIONS, 64), nn.ReLU(), nn.Linear(64, CLASSES))
-        self.inner = torch.optim.AdamW(self.model.parameters(), 3e-3)
+        self.inner = torch.optim.AdamW(self.model.parameters(), LEARNING_RATE)
         named = dict(self.model.named_parameters())
         self.loop = OuterLoop(named, outer(list(named.values())), alpha=alpha)
         self.loop.applied = 0
@@ -84,7 +85,7 @@ def average(starts: list[list[torch.Tensor]]) -> list[np.ndarray]:
 
 
 def train_together(
-    outer: Outer, *, iid: bool, workers: int = 8, steps: int = 1500, every: int = 20, missing: float = 0.0,
+    outer: Outer, *, iid: bool, workers: int = 5, steps: int = 500, every: int = 20, missing: float = 0.0,
     seed: int = 0,
 ) -> float:  # fmt: skip
     """Held-out loss after ``steps`` inner steps each; ``missing`` of the workers miss each round.

@@ -191,12 +191,11 @@ def test_losses_are_ordered_as_expected_with_and_without_workers_missing(iid: bo
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        seeds = (0, 1)
-        averaged = sum(train_together(plain, iid=iid, seed=s, steps=600) for s in seeds)
-        diloco = sum(train_together(nesterov, iid=iid, seed=s, steps=600) for s in seeds)
-        missing = sum(train_together(nesterov, iid=iid, seed=s, steps=600, missing=0.2) for s in seeds)
+        averaged = train_together(plain, iid=iid)
+        diloco = train_together(nesterov, iid=iid)
+        missing = train_together(nesterov, iid=iid, missing=0.2)
     finally:
         torch.set_num_threads(threads)
-    assert diloco < averaged
-    assert missing < averaged
-    assert missing < 1.1 * diloco
+    assert diloco < 0.5 * averaged
+    assert missing < 0.5 * averaged
+    assert missing < 1.4 * diloco
