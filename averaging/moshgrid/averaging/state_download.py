@@ -192,5 +192,5 @@ class Download:
             return None
         # Idle, and everything has been asked for: what has waited too long elsewhere, but once more only.
         single = self._single()
-        part = min(single, key=lambda each: single[each], default=None)
-        return part if part is not None and now >= single[part] + self._patience else None
+        oldest = min(single, key=lambda each: single[each], default=None)
+        return oldest if oldest is not None and now >= single[oldest] + self._patience else None
