@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from contextlib import suppress
 from functools import partial
 from types import TracebackType
@@ -10,7 +11,8 @@ from typing import Any, Self
 
 from moshgrid.averaging.averager_setup import Compression, check_step, open_run, run_config, run_named_by
 from moshgrid.averaging.named_arrays import NamedState
-from moshgrid.averaging.pending_step import PendingStep
+from moshgrid.averaging.next_round import average_next
+from moshgrid.averaging.pending_step import Averaged, PendingStep
 from moshgrid.averaging.report import RoundReport
 from moshgrid.averaging.run_state import StateSnapshot
 from moshgrid.averaging.state import NamedDescription
@@ -144,6 +146,24 @@ class Averager:
         start = self._schema.copy(arrays)
         operation = self.node.soon(self._core.average, start, weight, rounds, reference)
         return PendingStep(operation, partial(self._schema.add_difference, arrays, start))
+
+    def average_soon(
+        self,
+        arrays: Sequence[Any],
+        weight: float = 1.0,
+        reference: Sequence[Any] | None = None,
+        since: int | None = None,
+    ) -> Future[Averaged]:
+        """As ``step_soon`` for one round, but leaves ``arrays`` alone and copies nothing of them.
+
+        They, and ``reference``, must stay as they are until the future is done. It holds the report, and
+        where that says ``committed`` the average of each array as a flat float32 or float64 vector, else
+        None. ``since``: the round of which these arrays and the reference are the outcome, so that they
+        are for the next one only: where the run goes on without this peer, nothing is averaged.
+        """
+        check_step(weight, 1)
+        self._schema.check(arrays)
+        return self.node.soon(average_next, self._core, arrays, weight, reference, since)
 
     def fetch_state(
         self,

@@ -1,24 +1,42 @@
-"""A training run: a torch model whose parameters a swarm of volunteers averages."""
+"""A training run: who trains what together, how far they are, and the averagers that carry its values."""
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from moshgrid.averaging import Averager, RoundReport, StateSnapshot
 from moshgrid.averaging.averager_setup import Compression, run_named_by
-from moshgrid.p2p import ConfigurationError, Link, Node
+from moshgrid.p2p import Closed, ConfigurationError, Link, Node
+from moshgrid.swarm import log_lines
+from moshgrid.swarm.progress_tracker import ProgressTracker
+from moshgrid.swarm.run_identity import TensorEntry
+from moshgrid.swarm.shared_state import SharedState
+from moshgrid.swarm.swarm_progress import SwarmView
 
 if TYPE_CHECKING:
     import torch
 
 __all__ = ["Run"]
 
+_MAX_NAME = 48
+
+_log = logging.getLogger("moshgrid.swarm")
+
 
 class Run:
-    """Averages a model's floating-point parameters with the other volunteers of one training.
+    """One training of ``model`` by everybody who has joined the run ``run_id`` of the node's network.
 
-    ``step`` replaces the optimizer's usual gradient exchange: train locally for a while, then call it.
+    Give it to ``DiLoCo`` or ``Optimizer``; or train locally and call ``step`` now and then, which averages
+    the model's floating-point parameters. ``group_size``, ``min_group_size`` and ``deadline`` (seconds to
+    wait for a group) are those of ``Averager``; ``compression`` is for ``step``. ``progress``: whether to
+    show what is waited for; None shows it on a terminal.
+
+    Raises SchemaMismatch, with a line per tensor, when the others in the run train another model;
+    VersionMismatch when they speak another version of the protocol; ConfigurationError.
     """
 
     def __init__(
@@ -30,58 +48,70 @@ class Run:
         group_size: int = 16,
         min_group_size: int = 2,
         compression: Compression = "float16",
+        deadline: float | None = None,
+        progress: bool | None = None,
     ) -> None:
-        self._parameters = [p for p in model.parameters() if p.is_floating_point()]
+        self.named_parameters = {n: p for n, p in model.named_parameters() if p.is_floating_point()}
+        self._parameters = list(self.named_parameters.values())
         if not self._parameters:
             raise ConfigurationError("the model has no floating-point parameters to average")
-        self._owned_node: Node | None = None
+        if not isinstance(run_id, str) or not 1 <= len(run_id.encode()) <= _MAX_NAME or "/" in run_id:
+            raise ConfigurationError(f"run_id must be 1 to {_MAX_NAME} bytes of text without '/'")
         self.node = node
         self.run_id = run_id
-        self.averager = Averager(
-            node,
-            run_id=run_id,
-            like=self._staged(),
-            group_size=group_size,
-            min_group_size=min_group_size,
-            compression=compression,
-        )
+        self.model = model
+        self.group_size = group_size
+        self.shows_progress = progress
+        self.shared: SharedState | None = None
+        """The optimizer that holds what the members have in common, if there is one."""
+        self._owned_node: Node | None = None
+        self._compression = compression
+        self._grouping = {"group_size": group_size, "min_group_size": min_group_size, "deadline": deadline}
+        self._averagers: dict[str, Averager] = {}
+        self._callbacks: list[Callable[[RoundReport], None]] = []
+        self._failures = 0
+        self.tracker = ProgressTracker(node, run_id, _entries(self.named_parameters))
+        view = self.tracker.view()
+        _log.info(log_lines.joined(run_id, view.peers, view.epoch, view.behind))
 
     @classmethod
     def join(
-        cls,
-        link: str | Link,
-        run_id: str | None = None,
-        *,
-        model: torch.nn.Module,
-        group_size: int = 16,
-        min_group_size: int = 2,
-        compression: Compression = "float16",
+        cls, link: str | Link, run_id: str | None = None, *, model: torch.nn.Module, **options: Any
     ) -> Self:
         """A run over a node of its own, made from a ``moshgrid://NETWORK[/RUN]@…`` link.
 
-        ``run_id`` may be left out when the link names the run.
+        ``run_id`` may be left out when the link names the run. Other arguments as for the class.
         """
         named = run_named_by(link, run_id)
         node = Node.from_link(link)
         try:
-            run = cls(
-                node,
-                named,
-                model,
-                group_size=group_size,
-                min_group_size=min_group_size,
-                compression=compression,
-            )
+            run = cls(node, named, model, **options)
         except BaseException:
             node.close()
             raise
         run._owned_node = node
         return run
 
+    # What is averaged -------------------------------------------------------------------------------
+
     @property
-    def round(self) -> int:
-        """The highest round that is known to be sealed; 0 before the first."""
-        return self.averager.round
+    def averager(self) -> Averager:
+        """The averager of ``step``: all parameters. Opened when it is first used."""
+        return self.averager_for("", [p.data for p in self._parameters], self._compression)
+
+    def averager_for(
+        self, part: str, like: Sequence[Any], compression: Compression, deadline: float | None = None
+    ) -> Averager:
+        """The averager of one part of the training, such as a fragment; closed with the run.
+
+        Members meet in it when their ``part``, shapes and ``compression`` are the same.
+        """
+        if part not in self._averagers:
+            name = f"{self.run_id}~{part}" if part else self.run_id
+            options: dict[str, Any] = dict(self._grouping)
+            options["deadline"] = options["deadline"] or deadline
+            self._averagers[part] = Averager(self.node, name, like, compression=compression, **options)
+        return self._averagers[part]
 
     def step(self, weight: float = 1.0, rounds: int = 1) -> RoundReport:
         """Averages the model with a group of peers, in place. Never raises because a peer died.
@@ -89,10 +119,42 @@ class Run:
         ``weight`` says how much this model counts, for example the number of samples behind it.
         ``rounds=2`` averages twice, with different groups.
         """
-        staged = self._staged()
-        report = self.averager.step(staged, weight=weight, rounds=rounds)
-        self._adopt(staged)
+        report = self.averager.step([p.data for p in self._parameters], weight=weight, rounds=rounds)
+        self.completed(report)
         return report
+
+    # How far it is ----------------------------------------------------------------------------------
+
+    @property
+    def round(self) -> int:
+        """The highest round that is known to be sealed; 0 before the first."""
+        return max((averager.round for averager in tuple(self._averagers.values())), default=0)
+
+    @property
+    def progress(self) -> SwarmView:
+        """What the members of the swarm have done together, and when they synchronise next."""
+        return self.tracker.view()
+
+    def on_round(self, callback: Callable[[RoundReport], None]) -> None:
+        """Calls ``callback(report)`` after each round of this peer, in the thread that trains."""
+        self._callbacks.append(callback)
+
+    def completed(self, report: RoundReport, part: str = "") -> None:
+        """A round is over: says so in the log, and to the callbacks. For optimizers."""
+        if report.committed:
+            self._failures = 0
+            _log.info(log_lines.round_done(report, part))
+        else:
+            self._failures += 1
+            _log.info(log_lines.no_group(report, self._failures))
+        for callback in self._callbacks:
+            callback(report)
+
+    # State ------------------------------------------------------------------------------------------
+
+    def follow(self, shared: SharedState) -> None:
+        """``shared`` holds what the members have in common from now on. For optimizers."""
+        self.shared = shared
 
     def sync(self) -> StateSnapshot | None:
         """Loads the swarm's newest sealed state into the model, verified, from several peers.
@@ -107,8 +169,11 @@ class Run:
         return snapshot
 
     def close(self) -> None:
-        """Leaves the run, and closes the node when ``join`` made it."""
-        self.averager.close()
+        """Leaves the run, and closes the node when ``join`` made it. May be called again."""
+        for averager in self._averagers.values():
+            averager.close()
+        with suppress(Closed):  # the node may have been closed first
+            self.tracker.close()
         if self._owned_node is not None:
             self._owned_node.close()
 
@@ -120,11 +185,13 @@ class Run:
     ) -> None:
         self.close()
 
-    def _staged(self) -> list[torch.Tensor]:
-        """The parameters where the averager can work on them: themselves when they are on the CPU."""
-        return [p.data.cpu() for p in self._parameters]
-
     def _adopt(self, tensors: list[torch.Tensor]) -> None:
         for parameter, tensor in zip(self._parameters, tensors, strict=True):
-            if parameter.data.data_ptr() != tensor.data_ptr():
-                parameter.data.copy_(tensor)
+            parameter.data.copy_(tensor)
+
+
+def _entries(parameters: dict[str, torch.nn.Parameter]) -> list[TensorEntry]:
+    return [
+        TensorEntry(name[:512], tuple(p.shape), str(p.dtype).removeprefix("torch."))
+        for name, p in parameters.items()
+    ]
