@@ -100,14 +100,15 @@ class StateClient:
         self._peers = peers
 
     async def newest(
-        self, progress: ProgressSink | None = None, older: Landing | None = None
+        self, progress: ProgressSink | None = None, older: Landing | None = None, at_least: int = 0
     ) -> tuple[Landing, tuple[PeerId, ...]] | None:
         """The newest state that is to be believed, complete, and who gave it; None when there is none.
 
-        Of ``older`` (a state that this peer has), whatever is the same is not downloaded again.
+        Of ``older`` (a state that this peer has), whatever is the same is not downloaded again. None, too,
+        when the newest is of a round before ``at_least``.
         """
         refused: set[bytes] = set()
-        while (choice := await self._choose(refused)) is not None:
+        while (choice := await self._choose(refused)) is not None and choice.state.round >= at_least:
             landing = await self._get(choice, older, progress)
             if landing is not None:
                 return landing, choice.donors
