@@ -163,7 +163,7 @@ def _plain(value: Any, path: str, tensors: dict[str, torch.Tensor], depth: int) 
         items = [
             [
                 _plain(key, path, tensors, depth + 1),
-                _plain(item, f"{path}.{key}".lstrip("."), tensors, depth + 1),
+                _plain(item, _under(path, key), tensors, depth + 1),
             ]
             for key, item in value.items()
         ]
@@ -171,16 +171,20 @@ def _plain(value: Any, path: str, tensors: dict[str, torch.Tensor], depth: int) 
             return {str(key): item for key, item in items}
         return {"$items": items}
     if isinstance(value, list | tuple):
-        many = [_plain(item, f"{path}.{at}", tensors, depth + 1) for at, item in enumerate(value)]
+        many = [_plain(item, _under(path, at), tensors, depth + 1) for at, item in enumerate(value)]
         return {"$tuple": many} if isinstance(value, tuple) else many
     if hasattr(value, "item") and getattr(value, "ndim", None) == 0:  # a numpy scalar
         return value.item()
     if hasattr(value, "__array__"):
         return {"$numpy": _plain(torch.from_numpy(value.copy()), path, tensors, depth + 1)}
     raise ConfigurationError(
-        f"{path or 'the value'} is a {type(value).__name__}, which has no place in a checkpoint: use tensors, "
-        "arrays, numbers, text, lists and dicts"
+        f"{path or 'the value'} is a {type(value).__name__}, which has no place in a checkpoint: use "
+        "tensors, arrays, numbers, text, lists and dicts"
     )
+
+
+def _under(path: str, key: object) -> str:
+    return f"{path}.{key}" if path else str(key)
 
 
 def _tree(value: Any, tensors: Mapping[str, torch.Tensor]) -> Any:

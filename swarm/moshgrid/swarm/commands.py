@@ -110,15 +110,15 @@ def pull(
     as_json: JsonOption = False,
 ) -> None:
     """Write checkpoints of a run that others train, verified, from several of them, without training."""
-    from moshgrid.swarm.pull import lines
-    from moshgrid.swarm.pull import pull as pull_run
-
-    missing = [name for name in ("safetensors",) if importlib.util.find_spec(name) is None]
+    missing = [name for name in ("torch", "safetensors") if importlib.util.find_spec(name) is None]
     if missing:
-        raise ConfigurationError("pulling needs safetensors:  pip install 'moshgrid[torch]'")
+        raise ConfigurationError(f"pulling needs {', '.join(missing)}:  pip install 'moshgrid[torch]'")
     rounds = None if every is None else _whole("--every", every, range(1, 2**31))
     if rounds is not None and rounds < 1:
         raise ConfigurationError(f"--every must be a whole number of at least 1, not {every!r}")
+    from moshgrid.swarm.pull import lines
+    from moshgrid.swarm.pull import pull as pull_run
+
     pull_run(link, out, rounds, lines(as_json))
 
 

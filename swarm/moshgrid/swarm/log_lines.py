@@ -71,13 +71,14 @@ def state_fetched(round_number: int, progress: Progress | None) -> str:
     megabits = progress.rate * 8 / 1e6
     return (
         f"state of round {round_number}: {size(progress.bytes_done)} from {progress.donors} "
-        f"{'peer' if progress.donors == 1 else 'peers'} in {progress.seconds:.1f} s ({megabits:.0f} Mbit/s), verified"
+        f"{'peer' if progress.donors == 1 else 'peers'} in {progress.seconds:.1f} s "
+        f"({megabits:.0f} Mbit/s), verified"
     )
 
 
 def cannot_save(path: str, why: str) -> str:
     """A checkpoint could not be written."""
-    return f"the checkpoint {path} cannot be written ({why}); training goes on without. Free space or fix the path"
+    return f"checkpoint {path} cannot be written ({why}); training goes on. Free space, or give another path"
 
 
 def not_finite(round_number: int) -> str:

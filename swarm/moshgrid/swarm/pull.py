@@ -7,12 +7,13 @@ import sys
 import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
+import torch
 import trio
+from safetensors.torch import save
 
 from moshgrid.averaging.landing import Landing
 from moshgrid.averaging.run_core import run_digest
@@ -24,7 +25,7 @@ from moshgrid.p2p import ConfigurationError, Link, MoshgridError, Node, PeerId
 from moshgrid.p2p.host import Host
 from moshgrid.swarm.checkpoint import write_whole
 from moshgrid.swarm.download_bar import download_bar
-from moshgrid.swarm.state_exchange import STATE_PART
+from moshgrid.swarm.state_exchange import STATE_PART, to_tensors
 
 __all__ = ["Pulled", "lines", "pull"]
 
@@ -54,7 +55,7 @@ def pull(
     report: Callable[[Pulled], None],
     node_options: dict[str, Any] | None = None,
 ) -> None:
-    """Writes ``out``/round-NNNNNN.safetensors and .json, once or (``every``) each time so many rounds went by.
+    """Writes ``out``/round-NNNNNN.safetensors and .json, once or each time ``every`` rounds went by.
 
     Raises ConfigurationError for a link without a run, MoshgridError when nobody has a state.
     """
@@ -88,10 +89,10 @@ def _one(node: Node, link: Link, out: Path, at_least: int | None) -> Pulled | No
     file = out / f"round-{number:06d}.safetensors"
     meta = dict(landing.named().meta) if isinstance(landing.description, NamedDescription) else {}
     seconds = round(time.monotonic() - began, 3)
-    size = sum(array.nbytes for array, _ in tensors.values())
+    size = sum(tensor.nbytes for tensor in tensors.values())
     pulled = Pulled(str(link.run), number, str(file), size, len(tensors), len(donors), seconds)
     try:
-        write_whole(file, _safetensors(tensors, {"run": str(link.run), "round": str(number)}))
+        write_whole(file, save(tensors, {"run": str(link.run), "round": str(number)}))
         text = json.dumps({**asdict(pulled), "donors": list(donors), "meta": meta}, indent=1)
         write_whole(file.with_suffix(".json"), text.encode())
     except OSError as error:
@@ -113,7 +114,8 @@ async def _fetch(
             await trio.sleep(_LOOK_SECONDS)
         peers = [peer async for peer in _members(dht, link.run)]
         for name in (link.run + STATE_PART, link.run):
-            client = StateClient(host, run_digest(host.network_name, name), trust, None, lambda: peers)
+            digest = run_digest(host.network_name, name)
+            client = StateClient(host, digest, trust, None, partial(tuple, peers))
             found = await client.newest(progress, at_least=at_least or 0)
             if found is not None:
                 return found
@@ -138,33 +140,10 @@ async def _members(dht: DHTNode, run: str) -> AsyncIterator[PeerId]:
                 yield record.author
 
 
-def _tensors(landing: Landing) -> dict[str, tuple[npt.NDArray[Any], str]]:
-    if not isinstance(landing.description, NamedDescription):
-        vector = landing.vector()
-        return {"values": (vector, vector.dtype.name)}
-    named = landing.named()
-    return {
-        name: (array, "bfloat16" if name in named.bfloat16 else array.dtype.name)
-        for name, array in named.arrays.items()
-    }
-
-
-def _safetensors(tensors: dict[str, tuple[npt.NDArray[Any], str]], notes: dict[str, str]) -> bytes:
-    from safetensors import serialize
-
-    return bytes(
-        serialize(
-            {
-                name: {
-                    "dtype": dtype,
-                    "shape": list(array.shape),
-                    "data": np.ascontiguousarray(array).tobytes(),
-                }
-                for name, (array, dtype) in tensors.items()
-            },
-            notes,
-        )
-    )
+def _tensors(landing: Landing) -> dict[str, torch.Tensor]:
+    if isinstance(landing.description, NamedDescription):
+        return to_tensors(landing.named())[0]
+    return {"values": torch.from_numpy(landing.vector())}
 
 
 def lines(as_json: bool) -> Callable[[Pulled], None]:

@@ -1,4 +1,4 @@
-"""What a training needs to go on as if it had not stopped: model, optimizer, schedulers, chance, data position."""
+"""Resuming: what a training needs to go on as if it had not stopped, down to chance and the place in the data."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""State exchange: the state that a training's members share, given to those that come late and taken from them.
+"""State exchange: the state that a training's members share, given to latecomers and taken from others.
 
 An optimizer's shared state travels as named arrays under a name of its own beside the run's averages.
 """
@@ -33,7 +33,7 @@ _SPARE_BYTES = 2**20
 
 
 class StateExchange:
-    """``like``: what the run averages. ``peers()`` is called in the network thread: who may have the state."""
+    """``like``: what the run averages. ``peers()``, called in the network thread: who may have the state."""
 
     def __init__(
         self,
