@@ -1,4 +1,4 @@
-"""Resuming: what a training needs to go on as if it had not stopped, down to chance and the place in the data."""
+"""Resuming: what a training needs to go on as if it had not stopped, down to chance and place in the data."""
 
 from __future__ import annotations
 
