@@ -62,7 +62,7 @@ def test_a_latecomer_is_in_the_next_plan_and_seldom_alone_before():
             for _ in range(3):
                 await step_all(group.peers)
             late = await group.add([np.zeros(24, np.float32), np.zeros((3, 2), np.float32)])
-            await late.core.fetch_state()
+            await late.core.state.fetch()
             alone = []
             for _ in range(5):
                 reports = await step_all(group.peers)

@@ -56,7 +56,7 @@ def test_each_tensor_travels_with_its_own_codec():
                 np.testing.assert_allclose(peer.arrays[1], small, rtol=1e-5, atol=1e-6)
                 assert 0.01 < np.abs(peer.arrays[0] - large).max() < 1
             late = await group.add([np.zeros(5000, np.float32), np.zeros((3, 2), np.float32)])
-            snapshot = await late.core.fetch_state()
+            snapshot = await late.core.state.fetch()
             for got, have in zip(snapshot.arrays, group.peers[0].arrays, strict=True):
                 assert (got == have).all()
 
@@ -102,7 +102,7 @@ def test_with_a_shared_reference_the_error_is_in_proportion_to_the_difference(na
             # float32 itself is off by 3e-5 here; float16 would be off by 0.25.
             assert np.abs(flat(group.peers[0]) - mean).max() < 0.005
             late = await group.add([np.zeros(2000, np.float32), np.zeros((3, 2), np.float32)])
-            snapshot = await late.core.fetch_state()
+            snapshot = await late.core.state.fetch()
             assert np.concatenate([array.reshape(-1) for array in snapshot.arrays]).tobytes() == (
                 flat(group.peers[0]).tobytes()
             )

@@ -118,11 +118,11 @@ def test_a_latecomer_gets_the_newest_sealed_state_from_its_peers():
     async def main():
         async with swarm(4, seed=3) as group:
             newcomer_arrays = [np.zeros(24, np.float32), np.zeros((3, 2), np.float32)]
-            assert await group.peers[0].core.fetch_state() is None
+            assert await group.peers[0].core.state.fetch() is None
             for _ in range(2):
                 await step_all(group.peers, {})
             late = await group.add(newcomer_arrays)
-            snapshot = await late.core.fetch_state()
+            snapshot = await late.core.state.fetch()
             assert snapshot.round == 2
             assert len(snapshot.donors) >= 2
             got = np.concatenate([array.reshape(-1) for array in snapshot.arrays])

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import suppress
 from functools import partial
 from types import TracebackType
 from typing import Any, Self
 
 from moshgrid.averaging.averager_setup import Compression, check_step, open_run, run_config, run_named_by
+from moshgrid.averaging.named_arrays import NamedState
 from moshgrid.averaging.pending_step import PendingStep
 from moshgrid.averaging.report import RoundReport
 from moshgrid.averaging.run_core import RunCore
-from moshgrid.averaging.state import StateSnapshot
+from moshgrid.averaging.run_state import StateSnapshot
+from moshgrid.averaging.state import NamedDescription
+from moshgrid.averaging.state_transfer import ProgressSink
 from moshgrid.p2p import AsyncNode
 from moshgrid.p2p.errors import Closed
 from moshgrid.p2p.event_log import EventSink
 from moshgrid.p2p.identity import PeerId
+from moshgrid.p2p.link import Link
 
 __all__ = ["AsyncAverager"]
 
@@ -35,9 +39,20 @@ class AsyncAverager:
         topology: str = "moshpit",
         reducer: str = "mean",
         deadline: float | None = None,
+        authority: str | None = None,
+        admission: bytes = b"",
     ) -> None:
         self._config = run_config(
-            run_id, like, group_size, min_group_size, compression, topology, reducer, deadline
+            run_id,
+            like,
+            group_size,
+            min_group_size,
+            compression,
+            topology,
+            reducer,
+            deadline,
+            authority,
+            admission,
         )
         self._schema = self._config.schema
         self.node = node
@@ -48,7 +63,8 @@ class AsyncAverager:
     @classmethod
     def join(cls, link: str, run_id: str | None = None, *, like: Sequence[Any], **kwargs: Any) -> Self:
         """An averager over a node of its own; see ``Averager.join``. Starts when entered or awaited."""
-        averager = cls(AsyncNode.from_link(link), run_named_by(link, run_id), like, **kwargs)
+        options = {"authority": Link.parse(link).authority, **kwargs}
+        averager = cls(AsyncNode.from_link(link), run_named_by(link, run_id), like, **options)
         averager._owns_node = True
         return averager
 
@@ -120,9 +136,26 @@ class AsyncAverager:
         operation = self.node.soon(self._running.average, start, weight, rounds, reference)
         return PendingStep(operation, partial(self._schema.add_difference, arrays, start))
 
-    async def fetch_state(self) -> StateSnapshot | None:
+    async def fetch_state(
+        self,
+        progress: ProgressSink | None = None,
+        fits: Callable[[NamedDescription], None] = lambda description: None,
+    ) -> StateSnapshot | None:
         """See ``Averager.fetch_state``."""
-        return await self.node.call(self._running.fetch_state)
+        return await self.node.call(self._running.state.fetch, progress, fits)
+
+    async def fetch_rounds(self, after: int) -> list[tuple[int, list[Any]]]:
+        """See ``Averager.fetch_rounds``."""
+        return await self.node.call(self._running.state.missed, after)
+
+    async def serve_state(self, make: Callable[[], NamedState]) -> None:
+        """See ``Averager.serve_state``."""
+        await self.node.call(self._running.state.serve_async, make)
+
+    @property
+    def is_behind(self) -> bool:
+        """See ``Averager.is_behind``."""
+        return self._running.state.behind
 
     def add_event_sink(self, sink: EventSink) -> None:
         """See ``Averager.add_event_sink``."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from functools import partial
@@ -10,14 +10,18 @@ from types import TracebackType
 from typing import Any, Self
 
 from moshgrid.averaging.averager_setup import Compression, check_step, open_run, run_config, run_named_by
+from moshgrid.averaging.named_arrays import NamedState
 from moshgrid.averaging.next_round import average_next
 from moshgrid.averaging.pending_step import Averaged, PendingStep
 from moshgrid.averaging.report import RoundReport
-from moshgrid.averaging.state import StateSnapshot
+from moshgrid.averaging.run_state import StateSnapshot
+from moshgrid.averaging.state import NamedDescription
+from moshgrid.averaging.state_transfer import ProgressSink
 from moshgrid.p2p import Node
 from moshgrid.p2p.errors import Closed
 from moshgrid.p2p.event_log import EventSink
 from moshgrid.p2p.identity import PeerId
+from moshgrid.p2p.link import Link
 
 __all__ = ["Averager"]
 
@@ -32,8 +36,9 @@ class Averager:
     ``topology``: ``moshpit`` (a fitted grid, or the sliding chunk index), ``sliding``, ``random`` or
     ``single`` (one group). ``reducer``: ``mean`` (weighted), ``median`` or ``trimmed_mean`` (which leave
     weights aside and withstand members that lie). These are the same at all members. ``deadline``: seconds
-    to wait for a group, None to adapt (at most 15). Raises ConfigurationError. From asyncio use
-    ``AsyncAverager``.
+    to wait for a group, None to adapt (at most 15). ``authority``: the key (peer id, hex or base64) that
+    admits members; without one the run is open. ``admission``: the token by which it admitted this peer.
+    Raises ConfigurationError. From asyncio use ``AsyncAverager``.
 
     A reducer sees the raw values of the parts it averages: there is no secure aggregation yet.
     """
@@ -49,9 +54,20 @@ class Averager:
         topology: str = "moshpit",
         reducer: str = "mean",
         deadline: float | None = None,
+        authority: str | None = None,
+        admission: bytes = b"",
     ) -> None:
         config = run_config(
-            run_id, like, group_size, min_group_size, compression, topology, reducer, deadline
+            run_id,
+            like,
+            group_size,
+            min_group_size,
+            compression,
+            topology,
+            reducer,
+            deadline,
+            authority,
+            admission,
         )
         self.node = node
         self.run_id = run_id
@@ -68,7 +84,7 @@ class Averager:
         named = run_named_by(link, run_id)
         node = Node.from_link(link)
         try:
-            averager = cls(node, named, like, **kwargs)
+            averager = cls(node, named, like, **{"authority": Link.parse(link).authority, **kwargs})
         except BaseException:
             node.close()
             raise
@@ -149,12 +165,41 @@ class Averager:
         self._schema.check(arrays)
         return self.node.soon(average_next, self._core, arrays, weight, reference, since)
 
-    def fetch_state(self) -> StateSnapshot | None:
-        """The newest average that peers sealed, downloaded from several of them and verified.
+    def fetch_state(
+        self,
+        progress: ProgressSink | None = None,
+        fits: Callable[[NamedDescription], None] = lambda description: None,
+    ) -> StateSnapshot | None:
+        """The newest state of the run, downloaded from several peers at once and verified.
 
-        None when the run has none yet. In an open run this trusts the swarm.
+        It is the last sealed average, or what peers serve with ``serve_state``. None when the run has none
+        yet. With an authority only it and those it admitted are believed; in an open run each address
+        block (/24) has one vote. While the run is ahead of what was fetched, ``step`` adds nothing to the
+        averages (weight 0). ``progress`` is called with a ``Progress`` after each chunk, in the network
+        thread; ``fits`` may raise for a served state that is of no use here, before it is downloaded.
         """
-        return self.node.call(self._core.fetch_state)
+        return self.node.call(self._core.state.fetch, progress, fits)
+
+    def fetch_rounds(self, after: int) -> list[tuple[int, list[Any]]]:
+        """Numbers and averages of the rounds sealed after ``after`` without a gap, as far as peers keep them.
+
+        For who missed a round or two: much less than a whole state.
+        """
+        return self.node.call(self._core.state.missed, after)
+
+    def serve_state(self, make: Callable[[], NamedState]) -> None:
+        """Gives latecomers what ``make()`` returns, from now until the next call.
+
+        ``make`` is called once at most, in a thread of its own when the first latecomer asks; what it
+        returns is copied before ``make`` could be called again. Call this after each round whose average
+        was applied; peers whose state is the same must return the same bytes.
+        """
+        self.node.call(self._core.state.serve_async, make)
+
+    @property
+    def is_behind(self) -> bool:
+        """True while the run is known to be ahead of what ``fetch_state`` brought: ``step`` has weight 0."""
+        return self._core.state.behind
 
     def add_event_sink(self, sink: EventSink) -> None:
         """Calls ``sink(mapping)`` in the network thread for each event of this node; it must be quick."""

@@ -13,6 +13,7 @@ from moshgrid.averaging.run_config import RunConfig
 from moshgrid.averaging.run_core import RunCore
 from moshgrid.averaging.schema import Schema
 from moshgrid.averaging.topology import topology_by_name
+from moshgrid.averaging.vouching import MAX_ADMISSION_BYTES, authority_of
 from moshgrid.compression import CodecPlan, get_codec
 from moshgrid.dht import DHTNode
 from moshgrid.p2p.errors import ConfigurationError
@@ -35,6 +36,8 @@ def run_config(
     topology: str,
     reducer: str,
     deadline: float | None,
+    authority: str | None = None,
+    admission: bytes = b"",
 ) -> RunConfig:
     """The arguments of an averager, checked. Raises ConfigurationError that says what is allowed."""
     if not isinstance(run_id, str) or not 1 <= len(run_id.encode()) <= 64 or "/" in run_id:
@@ -56,8 +59,21 @@ def run_config(
         raise ConfigurationError(error.args[0]) from None
     taken = [set(get_codec(name).dtypes) for name in codecs_of(layout)]
     dtype = schema.wire_dtype(sorted(set.intersection(*taken)))
+    if not isinstance(admission, bytes) or len(admission) > MAX_ADMISSION_BYTES:
+        raise ConfigurationError(f"admission must be a token of at most {MAX_ADMISSION_BYTES} bytes")
     return RunConfig(
-        run_id, schema, grouping, group_size, min_group_size, layout, order, dtype, reducer, deadline
+        run_id,
+        schema,
+        grouping,
+        group_size,
+        min_group_size,
+        layout,
+        order,
+        dtype,
+        reducer,
+        deadline,
+        None if authority is None else authority_of(authority),
+        admission,
     )
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from moshgrid.averaging.messages import Offer
 from moshgrid.averaging.schema import Schema
 from moshgrid.averaging.topology import Topology
+from moshgrid.p2p.identity import PeerId
 
 __all__ = ["RunConfig"]
 
@@ -33,6 +34,11 @@ class RunConfig:
     reducer: str = "mean"
     deadline: float | None = None
     """Seconds that a step may look for a group in all; None adapts."""
+
+    authority: PeerId | None = None
+    """Whose word counts for states, and who admits others; None in an open run."""
+    admission: bytes = b""
+    """By what right this peer speaks in a run with an authority."""
 
     def arranged(self, arrays: Sequence[Any]) -> list[Any]:
         """``arrays`` in the order of the flat vector."""

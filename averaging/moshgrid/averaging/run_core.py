@@ -28,9 +28,8 @@ from moshgrid.averaging.round_driver import RoundDriver
 from moshgrid.averaging.round_parts import RoundResult
 from moshgrid.averaging.run_config import RunConfig
 from moshgrid.averaging.run_rounds import RunRounds
+from moshgrid.averaging.run_state import RunState
 from moshgrid.averaging.run_values import RunValues
-from moshgrid.averaging.state import SealedState, StateSnapshot, plain_state, sealed_state
-from moshgrid.averaging.state_transfer import StateServer, fetch_state
 from moshgrid.averaging.suspicion import PaceBook
 from moshgrid.averaging.topology import LOBBY, Place, View
 from moshgrid.averaging.wire import Frame
@@ -42,8 +41,6 @@ from moshgrid.p2p.identity import PeerId
 __all__ = ["RunCore", "run_digest"]
 
 _ATTEMPTS = 5
-_STATE_ATTEMPTS = 4
-_STATE_RETRY_SECONDS = 0.5
 _NEWS_SECONDS = 1.0
 _ROUNDS_BACK = 2
 
@@ -80,7 +77,16 @@ class RunCore:
         )
         self._book = PaceBook()
         self._stepping = trio.Lock()
-        self._sealed: SealedState | None = None
+        self.state = RunState(
+            host,
+            self._run,
+            config,
+            offload,
+            peers=lambda: self.peers,
+            refresh=self._membership.refresh,
+            progress=lambda: self.round,
+            reached=self._membership.sealed,
+        )
         self.only_after: int | None = None  # what is averaged is for the round after that one only
         self._tried, self._closed = 0, False
 
@@ -100,24 +106,9 @@ class RunCore:
             self._links.attach(self._run, self)
         except ValueError as error:
             raise ConfigurationError(f"run {self._config.run_id!r}: {error}") from error
-        StateServer.of(self._host).attach(self._run, lambda: self._sealed)
+        self.state.attach()
         await self._membership.start()
         self._host.events.emit("joined", run=self._config.run_id, peers=len(self.peers))
-
-    async def fetch_state(self) -> StateSnapshot | None:
-        """The newest sealed state, from several peers; None when nobody has one."""
-        for attempt in range(_STATE_ATTEMPTS):
-            if attempt:
-                await trio.sleep(_STATE_RETRY_SECONDS)  # a newcomer may look before the records are there
-            await self._membership.refresh()
-            others = [peer for peer in self.peers if peer != self._host.peer_id]
-            snapshot = await fetch_state(self._host, self._run, self._config, others)
-            if snapshot is not None:
-                self._membership.sealed(snapshot.round)
-                return snapshot
-            if others and self._membership.progress == 0:
-                break  # they have none either
-        return None
 
     async def aclose(self) -> None:
         """Leaves the run."""
@@ -125,7 +116,7 @@ class RunCore:
             return
         self._closed = True
         self._links.detach(self._run)
-        StateServer.of(self._host).detach(self._run)
+        self.state.detach()
         with trio.move_on_after(1.0):
             try:
                 await self._membership.leave()
@@ -186,7 +177,8 @@ class RunCore:
                 break
             place = Place(LOBBY) if lobby else self._place(number)
             self._tried = number
-            signed = await self._finder.find(place, number, weight, shared.digest if shared else b"")
+            counts = 0.0 if self.state.behind else weight
+            signed = await self._finder.find(place, number, counts, shared.digest if shared else b"")
             if isinstance(signed, SignedManifest):
                 used = difference if signed.manifest.reference else None
                 report = await self._take_part(signed, values, used, began)
@@ -240,10 +232,7 @@ class RunCore:
         number = signed.manifest.round
         self._membership.sealed(number)
         self._config.topology.averaged(signed.group_id, signed.peers, self._host.peer_id)
-        if plain is not None:
-            self._sealed = await self._offload(plain_state, number, signed.manifest.schema, plain)
-        else:
-            self._sealed = sealed_state(signed.manifest, result.value, result.results)
+        await self.state.sealed(signed, result, plain)
         first = next(peer for index, peer in enumerate(signed.peers) if index not in lost)
         if first == self._host.peer_id:  # the leader, unless it is lost
             self._host.nursery.start_soon(self._publish_progress, number)

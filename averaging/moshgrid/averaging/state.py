@@ -1,61 +1,57 @@
-"""State for latecomers: the newest sealed average, named part by part, and whom to believe about it.
+"""State for latecomers: what the newest state of a run is, named chunk by chunk by the digests of its bytes.
 
-Nothing is pickled. A description lists the digest of every part as the seal named it, so parts may come
-from any donor and are checked one by one. In an open run a joiner trusts the swarm: it takes the newest
-round, and of that the description that most donors give.
+There are two kinds. A sealed state is the average that a round sealed, as it was encoded. A named state is
+what a layer above says a newcomer needs: arrays with names, and a little more. Nothing is pickled.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from functools import cached_property
+from typing import Literal, TypeAlias
 
 import msgspec
 import numpy as np
-import numpy.typing as npt
+from blake3 import blake3
 
-from moshgrid.averaging.flat_arrays import FlatArrays, Vector
-from moshgrid.averaging.layout import MAX_PART_BYTES, Stretch, cut, largest_part
+from moshgrid.averaging.flat_arrays import Vector
+from moshgrid.averaging.layout import Stretch, cut, largest_part
 from moshgrid.averaging.manifest import MAX_ELEMENTS, Manifest
+from moshgrid.averaging.named_arrays import (
+    ArraySpec,
+    NamedState,
+    chunk_bytes_for,
+    pack,
+    specs_of,
+    total_bytes,
+)
 from moshgrid.averaging.part_memory import Payload
 from moshgrid.averaging.reduction import result_digest
 from moshgrid.p2p.errors import MoshgridError
-from moshgrid.p2p.identity import PeerId
-from moshgrid.p2p.requests import Service
 
 __all__ = [
-    "STATE",
+    "MAX_CHUNKS",
+    "Brief",
     "Chunk",
     "Description",
-    "GetChunk",
-    "GetState",
-    "SealedState",
-    "StateSnapshot",
-    "choose_state",
+    "KeptState",
+    "NamedDescription",
+    "StateDescription",
+    "brief_of",
+    "is_chunk_of",
+    "keep_named",
+    "named_in",
+    "plain_state",
+    "sealed_state",
 ]
 
 MAX_CHUNKS = 16384
+MAX_META_BYTES = 64 * 1024
 
 
-class GetState(msgspec.Struct, frozen=True, tag=True):
-    """Asks for the description of the newest sealed state of a run."""
-
-    run: bytes
-
-
-class GetChunk(msgspec.Struct, frozen=True, tag=True):
-    """Asks for the bytes of one part of a state."""
-
-    run: bytes
-    round: int
-    part: int
-    digest: bytes
-
-
-class Description(msgspec.Struct, frozen=True, tag=True):
-    """A state without its bytes. ``round`` is 0 when there is none yet."""
+class Description(msgspec.Struct, frozen=True, tag="sealed", dict=True):
+    """A sealed average without its bytes."""
 
     round: int
     codec: str = "none"
@@ -68,99 +64,129 @@ class Description(msgspec.Struct, frozen=True, tag=True):
     @property
     def is_sound(self) -> bool:
         """False when its numbers contradict each other or the limits."""
-        if self.round < 1 or not 1 <= self.elements <= MAX_ELEMENTS or self.part_elements < 1:
+        if not 1 <= self.round < 2**40 or not 1 <= self.elements <= MAX_ELEMENTS or self.part_elements < 1:
             return False
         try:
-            parts = len(self.parts())
+            parts = len(self.parts)
         except (KeyError, ValueError):
             return False
         return parts == len(self.digests) and all(len(digest) == 32 for digest in self.digests)
 
+    @cached_property
+    def id(self) -> bytes:
+        """32 bytes that name the state and everything in it."""
+        return blake3(msgspec.msgpack.encode(self)).digest()
+
+    @cached_property
     def parts(self) -> tuple[Stretch, ...]:
         """What each part holds. Raises KeyError or ValueError for what cannot be."""
         return cut(self.codec, self.elements, self.part_elements, np.dtype(self.dtype), MAX_CHUNKS)
 
+    @cached_property
+    def lengths(self) -> tuple[int, ...]:
+        """Bytes of each chunk."""
+        dtype = np.dtype(self.dtype)
+        return tuple(span.codec.encoded_bytes(span.stop - span.start, dtype) for span in self.parts)
+
+
+class NamedDescription(msgspec.Struct, frozen=True, tag="named", dict=True):
+    """A named state without its bytes: all arrays one after the other, cut into chunks."""
+
+    round: int
+    schema: bytes
+    """The digest of what the run averages: a state of another model is not taken."""
+    arrays: tuple[ArraySpec, ...]
+    meta: bytes
+    """msgpack, at most 64 KiB."""
+    chunk_bytes: int
+    digests: tuple[bytes, ...]
+
+    @property
+    def is_sound(self) -> bool:
+        """False when its numbers contradict each other or the limits."""
+        if not 0 <= self.round < 2**40 or len(self.meta) > MAX_META_BYTES:
+            return False
+        if len(self.arrays) > MAX_CHUNKS or not all(spec.is_sound for spec in self.arrays):
+            return False
+        if len({spec.name for spec in self.arrays}) != len(self.arrays):
+            return False
+        total = total_bytes(self.arrays)
+        try:
+            expected = chunk_bytes_for(total, MAX_CHUNKS)
+        except ValueError:
+            return False
+        return (
+            self.chunk_bytes == expected
+            and len(self.digests) == -(-total // self.chunk_bytes)
+            and all(len(digest) == 32 for digest in self.digests)
+        )
+
+    @cached_property
+    def id(self) -> bytes:
+        """32 bytes that name the state and everything in it."""
+        return blake3(msgspec.msgpack.encode(self)).digest()
+
+    @cached_property
+    def lengths(self) -> tuple[int, ...]:
+        """Bytes of each chunk."""
+        total = total_bytes(self.arrays)
+        return tuple(min(self.chunk_bytes, total - at) for at in range(0, total, self.chunk_bytes))
+
+
+StateDescription: TypeAlias = Description | NamedDescription
+
+
+class Brief(msgspec.Struct, frozen=True):
+    """What a state is known by before its description is read."""
+
+    round: int
+    id: bytes
+    """Of its description, which is thereby what the offerer meant, whoever gives it."""
+    schema: bytes
+
+    @property
+    def is_sound(self) -> bool:
+        """False for what no state can have."""
+        return 0 <= self.round < 2**40 and len(self.id) == 32
+
+
+def brief_of(state: StateDescription) -> Brief:
+    """What ``state`` is known by."""
+    return Brief(state.round, state.id, state.schema)
+
 
 class Chunk(msgspec.Struct, frozen=True, tag=True):
-    """The bytes of one part, and the bitmap that its digest covers."""
+    """The bytes of one chunk, and the bitmap that its digest covers (1 in a named state)."""
 
     contributors: int
     data: bytes
 
 
-STATE: Service[GetState | GetChunk, Description | Chunk] = Service(
-    "/moshgrid/state/1",
-    GetState | GetChunk,
-    Description | Chunk,
-    max_query=1024,
-    max_answer=MAX_PART_BYTES + 40 * MAX_CHUNKS,
-    deadline=30.0,
-    concurrency=8,
-)
-
-
 @dataclass(frozen=True, slots=True)
-class SealedState:
-    """A state with its bytes, as held by a member that applied it."""
+class KeptState:
+    """A state with its bytes, as a donor holds it."""
 
-    description: Description
+    description: StateDescription
     chunks: tuple[tuple[int, Payload], ...]
 
-    def chunk(self, query: GetChunk) -> Chunk:
-        """Answers a query. Raises MoshgridError when the state has moved on."""
-        if query.round != self.description.round or not 0 <= query.part < len(self.chunks):
-            raise MoshgridError(f"round {query.round} is not kept any more")
-        if query.digest != self.description.digests[query.part]:
-            raise MoshgridError(f"part {query.part} has another digest here")
-        contributors, data = self.chunks[query.part]
+    def chunk(self, part: int) -> Chunk:
+        """The bytes of a chunk. Raises MoshgridError when there is no such one."""
+        if not 0 <= part < len(self.chunks):
+            raise MoshgridError(f"the state has no chunk {part}")
+        contributors, data = self.chunks[part]
         return Chunk(contributors, bytes(data))
 
 
-@dataclass(frozen=True, slots=True)
-class StateSnapshot:
-    """A downloaded and verified state. ``arrays`` have the run's shapes and dtypes."""
-
-    round: int
-    arrays: list[npt.NDArray[Any]]
-    donors: tuple[PeerId, ...]
-
-
-def choose_state(
-    offers: Mapping[PeerId, Description], schema: bytes
-) -> tuple[Description, tuple[PeerId, ...]] | None:
-    """The newest state, and within that round what most donors say; with those donors.
-
-    Descriptions that are unsound or of another schema do not count. None when nothing is left.
-    """
-    sound = {peer: offer for peer, offer in offers.items() if offer.is_sound and offer.schema == schema}
-    if not sound:
-        return None
-    newest = max(offer.round for offer in sound.values())
-    votes = Counter(offer.digests for offer in sound.values() if offer.round == newest)
-    most = max(sorted(votes), key=lambda digests: votes[digests])
-    donors = tuple(peer for peer, offer in sound.items() if offer.round == newest and offer.digests == most)
-    return sound[donors[0]], donors
-
-
-def is_chunk_of(description: Description, part: int, span: Stretch, chunk: Chunk) -> bool:
-    """True when a chunk is what the description names, ``span`` being what the part holds."""
-    dtype = np.dtype(description.dtype)
-    if len(chunk.data) != span.codec.encoded_bytes(span.stop - span.start, dtype):
-        return False
-    if not 0 < chunk.contributors < 1 << 64:
+def is_chunk_of(description: StateDescription, part: int, chunk: Chunk) -> bool:
+    """True when a chunk is what the description names."""
+    if len(chunk.data) != description.lengths[part] or not 0 < chunk.contributors < 1 << 64:
         return False
     return result_digest(part, chunk.contributors, chunk.data) == description.digests[part]
 
 
-def decode_state(description: Description, chunks: Mapping[int, Chunk], arrays: FlatArrays) -> None:
-    """Writes a complete state into ``arrays``. Raises CodecError for chunks that no encoder wrote."""
-    for part, span in enumerate(description.parts()):
-        arrays.write(span.start, span.codec.decode(chunks[part].data, span.stop - span.start, arrays.dtype))
-
-
 def sealed_state(
     manifest: Manifest, value: Sequence[bytes], results: Sequence[tuple[int, Payload]]
-) -> SealedState:
+) -> KeptState:
     """The state after a round: per part the digest that was sealed, its contributor bitmap and its bytes."""
     description = Description(
         round=manifest.round,
@@ -171,10 +197,10 @@ def sealed_state(
         schema=manifest.schema,
         digests=tuple(value),
     )
-    return SealedState(description, tuple(results))
+    return KeptState(description, tuple(results))
 
 
-def plain_state(round_number: int, schema: bytes, vector: Vector) -> SealedState:
+def plain_state(round_number: int, schema: bytes, vector: Vector) -> KeptState:
     """The state after a round that had a reference: the values themselves, since a joiner may not have it.
 
     All members make the same bytes of it. ``vector`` is float32 or float64.
@@ -185,6 +211,28 @@ def plain_state(round_number: int, schema: bytes, vector: Vector) -> SealedState
         chunks.append((1, span.codec.encode(vector[span.start : span.stop]).data))
     digests = tuple(result_digest(part, *chunk) for part, chunk in enumerate(chunks))
     dtype: Literal["float32", "float64"] = "float64" if vector.dtype.itemsize == 8 else "float32"
-    return SealedState(
+    return KeptState(
         Description(round_number, "none", dtype, vector.size, size, schema, digests), tuple(chunks)
     )
+
+
+def keep_named(state: NamedState, schema: bytes) -> KeptState:
+    """A named state as donors hold it: its bytes copied once, and their digests.
+
+    Raises ConfigurationError for arrays or a ``meta`` that cannot travel.
+    """
+    meta = state.encoded_meta(MAX_META_BYTES)
+    specs = specs_of(state, MAX_CHUNKS)
+    buffer = pack(state.arrays, specs)
+    size = chunk_bytes_for(len(buffer), MAX_CHUNKS)
+    chunks = tuple((1, buffer[at : at + size]) for at in range(0, len(buffer), size))
+    digests = tuple(result_digest(part, 1, data) for part, (_, data) in enumerate(chunks))
+    return KeptState(NamedDescription(state.round, schema, specs, meta, size, digests), chunks)
+
+
+def named_in(description: NamedDescription, buffer: bytearray) -> NamedState:
+    """The named state whose chunks ``buffer`` holds; the arrays share its memory.
+
+    Raises MoshgridError when the description's ``meta`` cannot be read.
+    """
+    return NamedState.of(description.round, buffer, description.arrays, description.meta)

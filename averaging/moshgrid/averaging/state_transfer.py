@@ -1,140 +1,326 @@
-"""Serves the newest sealed state to latecomers, and downloads it from several peers at once. Awaits."""
+"""Downloads the newest state of a run from several donors at once, every chunk verified. Awaits.
+
+Which state is decided by ``state_choice``, which chunk from whom by ``state_download``.
+"""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 
-import numpy as np
 import trio
 
-from moshgrid.averaging.flat_arrays import FlatArrays
-from moshgrid.averaging.run_config import RunConfig
-from moshgrid.averaging.state import (
-    STATE,
-    Chunk,
-    Description,
-    GetChunk,
-    GetState,
-    SealedState,
-    StateSnapshot,
-    choose_state,
-    decode_state,
-    is_chunk_of,
+from moshgrid.averaging.landing import Landing
+from moshgrid.averaging.state import Chunk, Description, NamedDescription, brief_of, is_chunk_of
+from moshgrid.averaging.state_choice import Choice, choose_state
+from moshgrid.averaging.state_download import (
+    Arrived,
+    Ask,
+    DonorFound,
+    DonorLost,
+    Download,
+    Downloaded,
+    Event,
+    GaveUp,
+    WasBusy,
 )
-from moshgrid.compression import CodecError
+from moshgrid.averaging.state_service import (
+    STATE,
+    Busy,
+    GetChunk,
+    GetDescription,
+    GetState,
+    Offer,
+)
+from moshgrid.averaging.vouching import Trust
+from moshgrid.dht.diversity import place_of
 from moshgrid.p2p.errors import MoshgridError
 from moshgrid.p2p.host import Host
 from moshgrid.p2p.identity import PeerId
+from moshgrid.p2p.machine import DeadlinePassed
 
-__all__ = ["StateServer", "fetch_state"]
+__all__ = ["Progress", "ProgressSink", "StateClient"]
 
-_LAYER = "state"
 _ASK_SECONDS = 5.0
 _CHUNK_SECONDS = 30.0
-_AT_ONCE = 8
-_MAX_DONORS = 8
+_MOST_ASKED = 128
+_ASKED_AT_ONCE = 32
+_LOOKS = 4
+"""Times to ask everybody again while no state has a majority: a round is just being sealed."""
+_LOOK_SECONDS = 0.4
+_NEW_DONORS_SECONDS = 2.0
 
 _log = logging.getLogger("moshgrid.averaging")
 
 
-class StateServer:
-    """Answers for all runs of a host; get it with ``StateServer.of``."""
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a download is."""
 
-    def __init__(self, host: Host) -> None:
-        self._sources: dict[bytes, Callable[[], SealedState | None]] = {}
-        host.requests.serve(STATE, self._answer)
+    bytes_done: int
+    bytes_total: int
+    seconds: float
+    donors: int
+    """Peers that sent something."""
 
-    @classmethod
-    def of(cls, host: Host) -> StateServer:
-        """The server of ``host``, made on the first call."""
-        server = host.layers.get(_LAYER)
-        if server is None:
-            server = host.layers[_LAYER] = cls(host)
-        assert isinstance(server, StateServer)
-        return server
+    @property
+    def rate(self) -> float:
+        """Bytes per second so far."""
+        return self.bytes_done / self.seconds if self.seconds > 0 else 0.0
 
-    def attach(self, run: bytes, source: Callable[[], SealedState | None]) -> None:
-        """Serves what ``source()`` returns as the newest state of ``run``."""
-        self._sources[run] = source
-
-    def detach(self, run: bytes) -> None:
-        """Serves nothing of ``run`` any more."""
-        self._sources.pop(run, None)
-
-    async def _answer(self, peer: PeerId, query: GetState | GetChunk) -> Description | Chunk:
-        source = self._sources.get(query.run)
-        if source is None:
-            raise MoshgridError("this peer does not take part in that run")
-        state = source()
-        if state is None:
-            return Description(0)
-        return state.description if isinstance(query, GetState) else state.chunk(query)
+    @property
+    def seconds_left(self) -> float | None:
+        """At the rate so far; None before there is one."""
+        return (self.bytes_total - self.bytes_done) / self.rate if self.rate > 0 else None
 
 
-async def fetch_state(
-    host: Host, run: bytes, config: RunConfig, peers: Sequence[PeerId]
-) -> StateSnapshot | None:
-    """Downloads the newest sealed state that ``peers`` have; None when there is none to be had.
+ProgressSink = Callable[[Progress], None]
+"""Called in the network thread after each chunk; must be quick."""
 
-    Every part is verified against its digest; parts that a donor fails to give come from another.
-    """
-    offers: dict[PeerId, Description] = {}
 
-    async def ask(peer: PeerId) -> None:
-        try:
-            answer = await host.requests.ask(peer, STATE, GetState(run), _ASK_SECONDS)
-        except MoshgridError as error:
-            _log.info("no state from %s: %s", peer, error)
-            return
-        if isinstance(answer, Description):
-            offers[peer] = answer
+class StateClient:
+    """Asks ``peers`` of a run for its state. ``schema``: of what the run averages; None takes any."""
 
-    chosen = list(peers)
-    host.rng.shuffle(chosen)
-    async with trio.open_nursery() as nursery:
-        for peer in chosen[:_MAX_DONORS]:
-            nursery.start_soon(ask, peer)
-    choice = choose_state(offers, config.schema.digest)
-    if choice is None:
+    def __init__(
+        self,
+        host: Host,
+        run: bytes,
+        trust: Trust,
+        schema: bytes | None,
+        peers: Callable[[], Sequence[PeerId]],
+        fits: Callable[[NamedDescription], None] = lambda description: None,
+    ) -> None:
+        """``fits`` raises for a named state that is of no use here, before anything of it is downloaded."""
+        self._host = host
+        self._run = run
+        self._fits = fits
+        self._trust = trust
+        self._schema = schema
+        self._peers = peers
+
+    async def newest(
+        self, progress: ProgressSink | None = None, older: Landing | None = None, at_least: int = 0
+    ) -> tuple[Landing, tuple[PeerId, ...]] | None:
+        """The newest state that is to be believed, complete, and who gave it; None when there is none.
+
+        Of ``older`` (a state that this peer has), whatever is the same is not downloaded again. None, too,
+        when the newest is of a round before ``at_least``.
+        """
+        refused: set[bytes] = set()
+        while (choice := await self._choose(refused)) is not None and choice.state.round >= at_least:
+            landing = await self._get(choice, older, progress)
+            if landing is not None:
+                return landing, choice.donors
+            refused.add(choice.state.id)
         return None
-    description, donors = choice
-    chunks = await _download(host, run, description, donors)
-    if chunks is None:
-        return None
-    arrays = config.schema.empty()
-    flat = FlatArrays(config.arranged(arrays), np.dtype(description.dtype))
-    try:
-        decode_state(description, chunks, flat)
-    except CodecError as error:
-        _log.warning("the state of round %d cannot be used: %s", description.round, error)
-        return None
-    return StateSnapshot(description.round, arrays, donors)
 
+    async def rounds_after(self, number: int, donors: Sequence[PeerId]) -> list[Landing]:
+        """The averages of the rounds that follow ``number`` without a gap, as far as donors keep them."""
+        found: list[Landing] = []
+        while True:
+            offers = await self._offers(donors, GetState(self._run, number))
+            after = {
+                peer: brief
+                for peer, offer in offers.items()
+                for brief in offer.rounds
+                if brief.round == number + 1
+            }
+            choice = choose_state(after, self._votes(offers), self._schema, self._trust.authority)
+            landing = None if choice is None else await self._get(choice, None, None)
+            if landing is None:
+                return found
+            found.append(landing)
+            number += 1
 
-async def _download(
-    host: Host, run: bytes, description: Description, donors: Sequence[PeerId]
-) -> dict[int, Chunk] | None:
-    chunks: dict[int, Chunk] = {}
-    limit = trio.CapacityLimiter(_AT_ONCE)
-    spans = description.parts()
+    async def _choose(self, refused: set[bytes]) -> Choice | None:
+        choice = None
+        for look in range(_LOOKS):
+            if look:
+                await trio.sleep(_LOOK_SECONDS)
+            offers = await self._offers(self._to_ask(), GetState(self._run))
+            states = {
+                peer: offer.state
+                for peer, offer in offers.items()
+                if offer.state is not None and offer.state.id not in refused
+            }
+            choice = choose_state(states, self._votes(offers), self._schema, self._trust.authority)
+            if choice is None or choice.has_majority:
+                break
+        return choice
 
-    async def get(part: int) -> None:
-        async with limit:
-            for turn in range(len(donors)):
-                donor = donors[(part + turn) % len(donors)]
-                query = GetChunk(run, description.round, part, description.digests[part])
+    def _to_ask(self) -> list[PeerId]:
+        """Peers of as many address blocks as there are, in an order of chance."""
+        peers = [peer for peer in self._peers() if peer != self._host.peer_id]
+        self._host.rng.shuffle(peers)
+        turn: dict[str, int] = {}
+        order: list[tuple[int, int, PeerId]] = []
+        for peer in peers:
+            block = self._known_block(peer) or peer
+            turn[block] = turn.get(block, 0) + 1
+            order.append((turn[block], len(order), peer))
+        return [peer for _, _, peer in sorted(order)][:_MOST_ASKED]
+
+    def _known_block(self, peer: PeerId) -> str | None:
+        addrs = self._host.network.addrs_of(peer)
+        place = place_of(addrs[0], exempt_local=False) if addrs else None
+        return place[0] if place is not None else None
+
+    def _votes(self, offers: dict[PeerId, Offer]) -> dict[PeerId, float]:
+        tokens = {peer: offer.admission for peer, offer in offers.items()}
+        return self._trust.of(tokens, self._block, self._host.clock.wall_ms())
+
+    def _block(self, peer: PeerId) -> str | None:
+        """The address block that a peer was reached in, whatever it says itself."""
+        ip = self._host.network.observed_ip(peer)
+        if ip is None:
+            return None
+        place = place_of(f"/ip{6 if ':' in ip else 4}/{ip}", exempt_local=False)
+        return place[0] if place is not None else None
+
+    async def _offers(self, peers: Sequence[PeerId], query: GetState) -> dict[PeerId, Offer]:
+        offers: dict[PeerId, Offer] = {}
+        limit = trio.CapacityLimiter(_ASKED_AT_ONCE)
+
+        async def ask(peer: PeerId) -> None:
+            async with limit:
                 try:
-                    chunk = await host.requests.ask(donor, STATE, query, _CHUNK_SECONDS)
+                    answer = await self._host.requests.ask(peer, STATE, query, _ASK_SECONDS)
                 except MoshgridError as error:
-                    _log.info("part %d of the state not from %s: %s", part, donor, error)
-                    continue
-                if isinstance(chunk, Chunk) and is_chunk_of(description, part, spans[part], chunk):
-                    chunks[part] = chunk
+                    _log.info("no state from %s: %s", peer, error)
                     return
-                _log.warning("%s sent a part of the state that does not fit its digest", donor)
+            if isinstance(answer, Offer):
+                offers[peer] = answer
 
-    async with trio.open_nursery() as nursery:
-        for part in range(len(description.digests)):
-            nursery.start_soon(get, part)
-    return chunks if len(chunks) == len(description.digests) else None
+        async with trio.open_nursery() as nursery:
+            for peer in peers:
+                nursery.start_soon(ask, peer)
+        return offers
+
+    async def _get(
+        self, choice: Choice, older: Landing | None, progress: ProgressSink | None
+    ) -> Landing | None:
+        description = await self._describe(choice)
+        if description is None:
+            return None
+        if isinstance(description, NamedDescription):
+            self._fits(description)
+        landing = Landing(description)
+        if older is not None:
+            landing.take_over(older)
+        if await _Transfer(self._host, self._run, landing, choice, progress, self._late_donors).run():
+            return landing
+        return None
+
+    async def _describe(self, choice: Choice) -> Description | NamedDescription | None:
+        for donor in choice.donors:
+            query = GetDescription(self._run, choice.state.id)
+            try:
+                answer = await self._host.requests.ask(donor, STATE, query, _CHUNK_SECONDS)
+            except MoshgridError as error:
+                _log.info("%s does not describe its state: %s", donor, error)
+                continue
+            if isinstance(answer, Description | NamedDescription) and answer.id == choice.state.id:
+                if answer.is_sound and brief_of(answer) == choice.state:
+                    return answer
+                _log.warning("the state of round %d that %s offers makes no sense", answer.round, donor)
+                return None
+        return None
+
+    async def _late_donors(self, state: bytes) -> list[PeerId]:
+        """Who has the state by now."""
+        offers = await self._offers(self._to_ask()[:_ASKED_AT_ONCE], GetState(self._run, id=state))
+        return [peer for peer, offer in offers.items() if offer.state is not None and offer.state.id == state]
+
+
+class _Transfer:
+    """One download: performs what the machine asks for."""
+
+    def __init__(
+        self,
+        host: Host,
+        run: bytes,
+        landing: Landing,
+        choice: Choice,
+        progress: ProgressSink | None,
+        late_donors: Callable[[bytes], Awaitable[list[PeerId]]],
+    ) -> None:
+        self._host = host
+        self._run = run
+        self._landing = landing
+        self._progress = progress
+        self._late_donors = late_donors
+        self._began = host.clock.now()
+        self._senders: set[PeerId] = set()
+        self._state = choice.state.id
+        wanted, donors = landing.missing, list(choice.donors)
+        host.rng.shuffle(wanted)
+        host.rng.shuffle(donors)
+        self._machine = Download(wanted, donors, self._began)
+        self._send, self._events = trio.open_memory_channel[Event](64)
+
+    async def run(self) -> bool:
+        """True when every chunk is here."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._look_for_donors)
+            whole = self._perform(self._machine.start(self._began), nursery)
+            while whole is None:
+                event = await self._next_event()
+                whole = self._perform(self._machine.handle(event, self._host.clock.now()), nursery)
+            nursery.cancel_scope.cancel()
+        return bool(whole)
+
+    async def _next_event(self) -> Event:
+        deadline = self._machine.deadline
+        wait = float("inf") if deadline is None else max(0.0, deadline - self._host.clock.now())
+        with trio.move_on_after(wait):
+            return await self._events.receive()
+        return DeadlinePassed()
+
+    def _perform(self, effects: Sequence[object], nursery: trio.Nursery) -> bool | None:
+        for effect in effects:
+            match effect:
+                case Ask(donor, part):
+                    nursery.start_soon(self._ask, donor, part)
+                case Downloaded():
+                    return True
+                case GaveUp(reason):
+                    _log.warning("the state of round %d: %s", self._landing.description.round, reason)
+                    return False
+        return None
+
+    async def _ask(self, donor: PeerId, part: int) -> None:
+        query = GetChunk(self._run, self._state, part)
+        try:
+            answer = await self._host.requests.ask(donor, STATE, query, _CHUNK_SECONDS)
+        except MoshgridError as error:
+            _log.info("chunk %d of the state not from %s: %s", part, donor, error)
+            await self._send.send(DonorLost(donor))
+            return
+        if isinstance(answer, Busy):
+            await self._send.send(WasBusy(donor, answer.seconds))
+        elif isinstance(answer, Chunk) and is_chunk_of(self._landing.description, part, answer):
+            self._landing.put(part, answer)
+            self._senders.add(donor)
+            self._report()
+            await self._send.send(Arrived(donor, part))
+        else:
+            _log.warning("%s sent a chunk of the state that does not fit its digest", donor)
+            await self._send.send(DonorLost(donor))
+
+    async def _look_for_donors(self) -> None:
+        while True:
+            await trio.sleep(_NEW_DONORS_SECONDS)
+            for donor in await self._late_donors(self._state):
+                await self._send.send(DonorFound(donor))
+
+    def _report(self) -> None:
+        if self._progress is None:
+            return
+        total = sum(self._landing.description.lengths)
+        seconds = self._host.clock.now() - self._began
+        try:
+            self._progress(Progress(self._landing.bytes_here, total, seconds, len(self._senders)))
+        except Exception:
+            _log.exception("the progress callback failed; the download goes on without it")
+            self._progress = None

@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager, suppress
 from functools import partial
 
 import trio
+from libp2p.connection_types import ConnectionType
 from libp2p.custom_types import TProtocol
 from libp2p.exceptions import BaseLibp2pError
 from libp2p.stream_muxer.exceptions import MuxedStreamError
@@ -185,6 +186,14 @@ class Libp2pNetwork:
     def connected(self) -> frozenset[PeerId]:
         """Peers with a live connection."""
         return self._connections.peers()
+
+    def observed_ip(self, peer: PeerId) -> str | None:
+        """The address at the other end of a direct connection."""
+        for connection in self._usable(peer):
+            remote = connection.get_remote_address()
+            if remote is not None and connection.get_connection_type() is ConnectionType.DIRECT:
+                return remote[0]
+        return None
 
     def on_lost(self, listener: Callable[[PeerId], None]) -> Callable[[], None]:
         """Calls ``listener`` when the last connection to a peer ends."""

@@ -136,6 +136,13 @@ class Network(Protocol):
         """
         ...
 
+    def observed_ip(self, peer: PeerId) -> str | None:
+        """The IP address that a live direct connection to ``peer`` goes to; None when there is none.
+
+        Seen, not claimed: what an identity costs.
+        """
+        ...
+
     def on_lost(self, listener: Callable[[PeerId], None]) -> Callable[[], None]:
         """Calls ``listener`` in the loop when the last connection to a peer ends.
 

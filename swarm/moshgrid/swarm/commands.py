@@ -119,6 +119,28 @@ def doctor(
 
 
 @app.command()
+def pull(
+    link: Annotated[str, typer.Argument(help="The run: moshgrid://NETWORK/RUN@HOST:PORT/PEER")],
+    out: Annotated[Path, typer.Option(help="The folder for the checkpoints.")] = Path("checkpoints"),
+    every: Annotated[
+        str | None, typer.Option(help="Go on, and write one each time so many rounds went by.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Write checkpoints of a run that others train, verified, from several of them, without training."""
+    missing = [name for name in ("torch", "safetensors") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ConfigurationError(f"pulling needs {', '.join(missing)}:  pip install 'moshgrid[torch]'")
+    rounds = None if every is None else _whole("--every", every, range(1, 2**31))
+    if rounds is not None and rounds < 1:
+        raise ConfigurationError(f"--every must be a whole number of at least 1, not {every!r}")
+    from moshgrid.swarm.pull import lines
+    from moshgrid.swarm.pull import pull as pull_run
+
+    pull_run(link, out, rounds, lines(as_json))
+
+
+@app.command()
 def sim(
     peers: Annotated[str, typer.Option(help="Peers: 4 to 4096.")] = "1024",
     group_size: Annotated[str, typer.Option(help="The most peers in a group: 2 to 64.")] = "32",

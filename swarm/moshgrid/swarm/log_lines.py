@@ -5,10 +5,21 @@ People search logs for these. They go to the logger ``moshgrid.swarm`` at level 
 
 from __future__ import annotations
 
-from moshgrid.averaging import RoundReport
+from moshgrid.averaging import Progress, RoundReport
 from moshgrid.swarm.swarm_progress import SwarmView
 
-__all__ = ["caught_up", "joined", "no_group", "not_finite", "own_part", "round_done", "seconds", "size"]
+__all__ = [
+    "cannot_save",
+    "caught_up",
+    "joined",
+    "no_group",
+    "not_finite",
+    "own_part",
+    "round_done",
+    "seconds",
+    "size",
+    "state_fetched",
+]
 
 
 def joined(run_id: str, peers: int, epoch: int, behind: int) -> str:
@@ -51,6 +62,23 @@ def own_part(samples: int, view: SwarmView) -> str:
 def caught_up(round_number: int, how: str) -> str:
     """This peer had missed rounds. ``how``: "its average was replayed", for example."""
     return f"caught up to round {round_number}: {how}"
+
+
+def state_fetched(round_number: int, progress: Progress | None) -> str:
+    """A newcomer has the swarm's state."""
+    if progress is None or not progress.bytes_done:
+        return f"state of round {round_number}: verified"
+    megabits = progress.rate * 8 / 1e6
+    return (
+        f"state of round {round_number}: {size(progress.bytes_done)} from {progress.donors} "
+        f"{'peer' if progress.donors == 1 else 'peers'} in {progress.seconds:.1f} s "
+        f"({megabits:.0f} Mbit/s), verified"
+    )
+
+
+def cannot_save(path: str, why: str) -> str:
+    """A checkpoint could not be written."""
+    return f"checkpoint {path} cannot be written ({why}); training goes on. Free space, or give another path"
 
 
 def not_finite(round_number: int) -> str:

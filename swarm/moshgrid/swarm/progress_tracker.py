@@ -171,6 +171,11 @@ class ProgressTracker:
         with self._records.lock:
             return self._records.progress.view(time.monotonic())
 
+    def peers(self) -> list[PeerId]:
+        """Who has told of its progress lately."""
+        with self._records.lock:
+            return self._records.progress.peers(time.monotonic())
+
     @property
     def own(self) -> ProgressReport:
         """What this peer says of itself."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from types import TracebackType
@@ -10,11 +11,16 @@ from typing import TYPE_CHECKING, Any, Self
 
 from moshgrid.averaging import Averager, RoundReport, StateSnapshot
 from moshgrid.averaging.averager_setup import Compression, run_named_by
-from moshgrid.p2p import Closed, ConfigurationError, Link, Node
+from moshgrid.averaging.tensors import write_from
+from moshgrid.p2p import Closed, ConfigurationError, Link, Node, PeerId
 from moshgrid.swarm import log_lines
+from moshgrid.swarm.checkpoint import read_checkpoint, write_checkpoint
+from moshgrid.swarm.download_bar import download_bar
 from moshgrid.swarm.progress_tracker import ProgressTracker
+from moshgrid.swarm.resume import capture, restore_model, restore_training
 from moshgrid.swarm.run_identity import TensorEntry
 from moshgrid.swarm.shared_state import SharedState
+from moshgrid.swarm.state_exchange import StateExchange
 from moshgrid.swarm.swarm_progress import SwarmView
 
 if TYPE_CHECKING:
@@ -50,6 +56,8 @@ class Run:
         compression: Compression = "float16",
         deadline: float | None = None,
         progress: bool | None = None,
+        authority: str | None = None,
+        admission: bytes = b"",
     ) -> None:
         self.named_parameters = {n: p for n, p in model.named_parameters() if p.is_floating_point()}
         self._parameters = list(self.named_parameters.values())
@@ -65,6 +73,10 @@ class Run:
         self.shared: SharedState | None = None
         """The optimizer that holds what the members have in common, if there is one."""
         self._owned_node: Node | None = None
+        self._exchange: StateExchange | None = None
+        self._resumed: dict[str, Any] | None = None
+        self._cannot_save = ""
+        self._trust: dict[str, Any] = {"authority": authority, "admission": admission}
         self._compression = compression
         self._grouping = {"group_size": group_size, "min_group_size": min_group_size, "deadline": deadline}
         self._averagers: dict[str, Averager] = {}
@@ -82,10 +94,11 @@ class Run:
 
         ``run_id`` may be left out when the link names the run. Other arguments as for the class.
         """
-        named = run_named_by(link, run_id)
-        node = Node.from_link(link)
+        parsed = link if isinstance(link, Link) else Link.parse(link)
+        named = run_named_by(parsed, run_id)
+        node = Node.from_link(parsed)
         try:
-            run = cls(node, named, model, **options)
+            run = cls(node, named, model, **{"authority": parsed.authority, **options})
         except BaseException:
             node.close()
             raise
@@ -108,7 +121,7 @@ class Run:
         """
         if part not in self._averagers:
             name = f"{self.run_id}~{part}" if part else self.run_id
-            options: dict[str, Any] = dict(self._grouping)
+            options: dict[str, Any] = {**self._grouping, **self._trust}
             options["deadline"] = options["deadline"] or deadline
             self._averagers[part] = Averager(self.node, name, like, compression=compression, **options)
         return self._averagers[part]
@@ -144,6 +157,7 @@ class Run:
         if report.committed:
             self._failures = 0
             _log.info(log_lines.round_done(report, part))
+            self._serve_state()
         else:
             self._failures += 1
             _log.info(log_lines.no_group(report, self._failures))
@@ -157,19 +171,111 @@ class Run:
         self.shared = shared
 
     def sync(self) -> StateSnapshot | None:
-        """Loads the swarm's newest sealed state into the model, verified, from several peers.
+        """Takes the swarm's newest state, verified, from several peers at once. For those who come late.
 
-        For those who come late. Returns None, and leaves the model alone, when no peer has a state yet.
+        With an optimizer that keeps a shared state (``DiLoCo``, ``Optimizer``) that is its state, else the
+        last average of the model. Returns None, and changes nothing, when no peer has a state yet. Raises
+        SchemaMismatch when the swarm's state does not fit.
         """
-        snapshot = self.averager.fetch_state()
+        with download_bar(f"state of {self.run_id}", self.shows_progress) as bar:
+            if self.shared is not None:
+                snapshot = self._shared_exchange().fetch(self.shared, bar)
+                if snapshot is not None:
+                    self._serve_state()
+            else:
+                snapshot = self.averager.fetch_state(bar)
+                if snapshot is not None:
+                    self._adopt(snapshot.arrays)
         if snapshot is not None:
-            import torch
-
-            self._adopt([torch.as_tensor(array) for array in snapshot.arrays])
+            _log.info(log_lines.state_fetched(snapshot.round, bar.last))
         return snapshot
+
+    def _shared_exchange(self) -> StateExchange:
+        if self._exchange is None:
+            like = [p.data for p in self._parameters]
+            self._exchange = StateExchange(
+                self.node, self.run_id, like, self._peers, lambda: self.tracker.view().epoch, **self._trust
+            )
+        return self._exchange
+
+    def _serve_state(self) -> None:
+        if self.shared is not None:
+            self._shared_exchange().serve(self.shared)
+
+    def _peers(self) -> list[PeerId]:
+        known = {peer for averager in tuple(self._averagers.values()) for peer in averager.peers}
+        return sorted(known | set(self.tracker.peers()))
+
+    # Checkpoints ------------------------------------------------------------------------------------
+
+    def save(
+        self,
+        path: str | os.PathLike[str],
+        optimizer: Any | None = None,
+        schedulers: Sequence[Any] = (),
+        position: Any = None,
+    ) -> bool:
+        """Writes everything that ``Run.load`` needs to go on as if the training had not stopped.
+
+        To ``path``/checkpoint.safetensors, or to ``path`` when it ends in ``.safetensors``: model,
+        ``optimizer`` (left out: the one that was made with this run), ``schedulers``, the random number
+        generators, and ``position``: plain values that say where in the data you are. The old file stays
+        until the new one is whole. Where it cannot be written (disk full, read-only) the training goes on:
+        the log says so once, and False is returned. Raises ConfigurationError for what cannot be saved.
+        """
+        optimizer = optimizer if optimizer is not None else self.shared
+        tree = {"run_id": self.run_id, **capture(self.model, optimizer, schedulers, position)}
+        try:
+            write_checkpoint(path, tree)
+        except OSError as error:
+            if not self._cannot_save:
+                _log.warning(log_lines.cannot_save(str(path), error.strerror or str(error)))
+            self._cannot_save = str(error)
+            return False
+        self._cannot_save = ""
+        return True
+
+    @classmethod
+    def load(
+        cls,
+        path: str | os.PathLike[str],
+        link: str | Link | Node,
+        run_id: str | None = None,
+        *,
+        model: torch.nn.Module,
+        **options: Any,
+    ) -> Self:
+        """A run whose ``model`` is as it was saved; then call ``resume`` with the optimizer made for it.
+
+        ``link`` may be a node, too; ``run_id`` is that of the checkpoint when left out. Other arguments as
+        for the class. Raises CheckpointError, having joined nothing, for a file that cannot be used.
+        """
+        tree = read_checkpoint(path).tree
+        restore_model(model, tree)
+        named = run_id or tree["run_id"]
+        if isinstance(link, Node):
+            run = cls(link, named, model, **options)
+        else:
+            run = cls.join(link, named, model=model, **options)
+        run._resumed = tree
+        return run
+
+    def resume(self, optimizer: Any | None = None, schedulers: Sequence[Any] = ()) -> Any:
+        """Restores what else was saved, random number generators last; returns the saved ``position``.
+
+        ``optimizer``: left out, the one that was made with this run. Call it last before training.
+        """
+        if self._resumed is None:
+            raise ConfigurationError("there is nothing to resume: make the run with Run.load(path, link, …)")
+        tree, self._resumed = self._resumed, None
+        optimizer = optimizer if optimizer is not None else self.shared
+        return restore_training(tree, optimizer if tree["optimizer"] is not None else None, schedulers)
 
     def close(self) -> None:
         """Leaves the run, and closes the node when ``join`` made it. May be called again."""
+        if self._exchange is not None:
+            with suppress(Closed):
+                self._exchange.close()
         for averager in self._averagers.values():
             averager.close()
         with suppress(Closed):  # the node may have been closed first
@@ -185,9 +291,9 @@ class Run:
     ) -> None:
         self.close()
 
-    def _adopt(self, tensors: list[torch.Tensor]) -> None:
-        for parameter, tensor in zip(self._parameters, tensors, strict=True):
-            parameter.data.copy_(tensor)
+    def _adopt(self, arrays: Sequence[Any]) -> None:
+        for parameter, array in zip(self._parameters, arrays, strict=True):
+            write_from(array.reshape(-1), parameter.data)
 
 
 def _entries(parameters: dict[str, torch.nn.Parameter]) -> list[TensorEntry]:

@@ -110,6 +110,10 @@ class SwarmProgress:
         self._epoch, self._samples = epoch, carried_over
         self._counted_at = now  # what a synchronisation took is not the speed of training
 
+    def peers(self, now: float) -> list[PeerId]:
+        """The other members heard of lately."""
+        return [peer for peer, (_, at) in self._heard.items() if now < at + PROGRESS_TTL]
+
     def view(self, now: float) -> SwarmView:
         """The swarm at ``now``."""
         self._heard = {peer: one for peer, one in self._heard.items() if now < one[1] + PROGRESS_TTL}

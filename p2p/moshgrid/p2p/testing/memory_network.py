@@ -35,6 +35,8 @@ class MemoryNetwork:
         self.switch = switch
         self.rate = rate
         self.dialable = dialable
+        self.ip: str | None = None
+        """What others see as this peer's IP address."""
         self.closed = False
         self.frozen: object = None
         """What tells one freeze from another; None for none."""
@@ -186,6 +188,10 @@ class MemoryNetwork:
             if (circuit := self._relayed.pop(peer, None)) is not None:
                 circuit.replaced = True
             target._relayed.pop(self._peer_id, None)
+
+    def observed_ip(self, peer: PeerId) -> str | None:
+        """The ``ip`` that was given to a connected peer."""
+        return self._links[peer].ip if peer in self._links else None
 
     def on_lost(self, listener: Callable[[PeerId], None]) -> Callable[[], None]:
         """Calls ``listener`` when a peer is lost."""
