@@ -76,7 +76,7 @@ async def check_echo(network: Libp2pNetwork, peer: str, size: int = SIZE) -> Non
 async def our_relay() -> AsyncIterator[tuple[Libp2pNetwork, RelayServer]]:
     identity = Identity.generate()
     async with open_libp2p_network(identity) as relay:
-        server = RelayServer(relay, identity, Clock(), relay.address_of)
+        server = RelayServer(relay, identity, Clock(), relay.observed_ip)
         server.start()
         yield relay, server
 

@@ -131,7 +131,7 @@ async def relayed() -> AsyncIterator[Callable[[Identity], AbstractAsyncContextMa
     from moshgrid.p2p.relay_server import RelayServer
 
     async with open_libp2p_network(RELAY) as relay:
-        RelayServer(relay, RELAY, Clock(), relay.address_of).start()
+        RelayServer(relay, RELAY, Clock(), relay.observed_ip).start()
 
         @asynccontextmanager
         async def open_one(identity: Identity) -> AsyncIterator[Network]:

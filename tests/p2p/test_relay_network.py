@@ -50,7 +50,7 @@ async def relay_at(limits: RelayLimits | None = None) -> AsyncIterator[tuple[Lib
     identity = Identity.generate()
     async with open_libp2p_network(identity) as relay:
         assert isinstance(relay, Libp2pNetwork)
-        server = RelayServer(relay, identity, Clock(), relay.address_of, limits)
+        server = RelayServer(relay, identity, Clock(), relay.observed_ip, limits)
         server.start()
         yield relay, server
 
@@ -307,7 +307,7 @@ def test_who_holds_a_reservation_may_be_idle_at_its_relay():
             open_libp2p_network(Identity.generate()) as stranger,
         ):
             server = RelayServer(
-                relay, identity, Clock(), relay.address_of, RelayLimits(reservation_seconds=2)
+                relay, identity, Clock(), relay.observed_ip, RelayLimits(reservation_seconds=2)
             )
             relay.keep_idle(server.needs)
             server.start()

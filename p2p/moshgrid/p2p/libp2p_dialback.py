@@ -111,13 +111,13 @@ class DialBack:
             return DialBackAnswer((await self._call(PeerId(query.peer), query.targets),))
         if not self._rates.allows(peer, now):
             raise Unreachable(peer, [(DIALBACK.protocol, "asked too often; try again later")])
-        address = self._network.address_of(peer)
+        address = self._network.observed_ip(peer)
         if address is None or is_home(address) or not may_be_called(query.targets, address):
             raise RemoteProtocolError(peer, "asked for calls to where it does not come from")
         connected = [
             (other, place)
             for other in self._network.connected() - {peer}
-            if (place := self._network.address_of(other)) is not None
+            if (place := self._network.observed_ip(other)) is not None
         ]
         self._host.rng.shuffle(connected)
         called: list[Called] = []

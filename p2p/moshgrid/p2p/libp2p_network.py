@@ -9,7 +9,6 @@ from contextlib import asynccontextmanager, suppress
 from functools import partial
 
 import trio
-from libp2p.connection_types import ConnectionType
 from libp2p.custom_types import TProtocol
 from libp2p.exceptions import BaseLibp2pError
 from libp2p.stream_muxer.exceptions import MuxedStreamError
@@ -188,11 +187,10 @@ class Libp2pNetwork:
         return self._connections.peers()
 
     def observed_ip(self, peer: PeerId) -> str | None:
-        """The address at the other end of a direct connection."""
-        for connection in self._usable(peer):
-            remote = connection.get_remote_address()
-            if remote is not None and connection.get_connection_type() is ConnectionType.DIRECT:
-                return remote[0]
+        """The IP address at the other end of a direct connection with ``peer``; None without one."""
+        for connection in self._connections.usable(peer):
+            if not connection.is_relayed and (place := connection.get_remote_address()) is not None:
+                return place[0]
         return None
 
     def on_lost(self, listener: Callable[[PeerId], None]) -> Callable[[], None]:
@@ -224,13 +222,6 @@ class Libp2pNetwork:
 
     async def _dial_directly(self, peer: PeerId) -> None:
         await self._reach(peer, [addr for addr in self._book.of(peer) if relay_of(addr) is None])
-
-    def address_of(self, peer: PeerId) -> str | None:
-        """The IP address at the other end of a direct connection with ``peer``; None without one."""
-        for connection in self._connections.usable(peer):
-            if not connection.is_relayed and (place := connection.get_remote_address()) is not None:
-                return place[0]
-        return None
 
     def circuit_of(self, peer: PeerId) -> CircuitInfo | None:
         """The relay that new streams to ``peer`` go through; None when they go directly, or nowhere."""

@@ -41,7 +41,7 @@ class Relaying:
         self._bootstrap = host.bootstrap
         self._network = network
         if serves:
-            self.server = RelayServer(network, host.identity, host.clock, network.address_of)
+            self.server = RelayServer(network, host.identity, host.clock, network.observed_ip)
         host.layers[LAYER] = self
 
     async def run(self) -> None:

@@ -61,7 +61,7 @@ async def _look(host: Host, bootstrap: Sequence[str], taken: str) -> Facts:
     async with trio.open_nursery() as nursery:
         for addr in bootstrap:
             nursery.start_soon(_dial, network, addr, answers)
-    places = [network.address_of(PeerId(addr.rpartition("/p2p/")[2])) for addr in answers]
+    places = [network.observed_ip(PeerId(addr.rpartition("/p2p/")[2])) for addr in answers]
     outside = any(place is not None and not is_home(place) for place in places)
     clock = (0.0, 0)
     if outside:
