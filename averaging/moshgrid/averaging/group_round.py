@@ -45,16 +45,13 @@ from moshgrid.averaging.messages import (
     Vote,
 )
 from moshgrid.averaging.seal import Seal, Sign, Verify
-from moshgrid.averaging.suspicion import PaceBook, Suspicion, bytes_owed
+from moshgrid.averaging.suspicion import PaceBook, Suspicion, bytes_owed, round_seconds
 from moshgrid.p2p.machine import DeadlinePassed
 
 __all__ = ["GroupRound"]
 
 _ALIVE_EVERY = 0.1
 _LINGER = 5.0
-_END_WITHIN = 120.0
-_SLOWEST = 250_000.0
-"""Bytes per second; a round gives a member with such a link the time to send its values."""
 _STOOD_STILL = 5.0
 """Seconds that this process was stopped, at most, before it takes the others to have gone on."""
 
@@ -89,9 +86,9 @@ class GroupRound:
         )
         self._seal = Seal(me, n, signed.group_id, self._exchange, sign, verify)
         owed = bytes_owed(signed, me)
-        if end_within is None:
-            end_within = _END_WITHIN + signed.total_bytes / _SLOWEST
-        self._suspicion = Suspicion(book, signed.peers, me, owed, now, end_within / 4)
+        end_within = round_seconds(signed) if end_within is None else end_within
+        beyond = frozenset(i for i in range(n) if not self._exchange.may_move_data(i))
+        self._suspicion = Suspicion(book, signed.peers, me, owed, now, end_within / 4, beyond)
         self._ready: set[int] = {me}
         self._gone: dict[int, str] = {}
         self._suspected: dict[int, str] = {}
@@ -153,7 +150,8 @@ class GroupRound:
                 self._seal.result_arrived(now)
             case Reduced(part, digest, refused):
                 effects += self._reduced(part, digest, refused)
-            case MemberLost(member, reason, refused):
+            # Clients need not hear each other: what is decided they learn from their reducers.
+            case MemberLost(member, reason, refused) if refused or self._exchange.may_move_data(member):
                 effects += self._refuse(member, reason) if refused else []
                 effects += self._member_gone(member, reason, now)
             case DeadlinePassed():
@@ -193,7 +191,7 @@ class GroupRound:
             case Vote():
                 return seal.vote(member, message)
             case Fetch(part, digest):
-                held = 0 <= part < len(self._signed.parts) and self._exchange.holds(part, digest)
+                held = self._exchange.gives(member, part, digest)
                 return [SendResult(member, part, digest) if held else Send(member, NotHeld(part, digest))]
             case NotHeld():
                 return seal.fetched_in_vain(member, message, now)
@@ -271,6 +269,8 @@ class GroupRound:
                 self._end(now + _LINGER)
             elif (self._n - len(self._gone)) * 2 <= self._n:
                 effects += self._abort(f"{len(self._gone)} of {self._n} members are gone", now)
+            elif not (self._exchange.has_reducer or self._exchange.complete or self._seal.decided):
+                effects += self._abort("no member that could average is left", now)
             elif self._suspicion.is_alone(now):
                 effects += self._abort("more than half of the group can no longer be heard", now)
             elif now >= self._end_due:

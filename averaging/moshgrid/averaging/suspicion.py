@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from moshgrid.averaging.manifest import SignedManifest
 from moshgrid.p2p.identity import PeerId
 
-__all__ = ["PaceBook", "Suspicion", "bytes_owed"]
+__all__ = ["PaceBook", "Suspicion", "bytes_owed", "round_seconds"]
 
 _MIN_SILENCE = 0.25
 _GAP_FACTOR = 4.0
@@ -30,6 +30,9 @@ _FIRST_EXPECTED = 10.0
 _ALONE_SECONDS = 20.0
 """Seconds without a majority that can be heard until a peer takes itself to be cut off."""
 _MIN_EXPECTED = 1.0
+_ROUND_SECONDS = 120.0
+_SLOWEST = 250_000.0
+"""Bytes per second; a round gives a member with such a link the time to send its values."""
 _MAX_PEERS = 4096
 
 
@@ -99,11 +102,14 @@ class Suspicion:
         sizes: Sequence[int],
         now: float,
         longest: float = math.inf,
+        beyond: frozenset[int] = frozenset(),
     ) -> None:
+        """``beyond``: members that need not be heard as long as any of the others is."""
         self._book = book
         self._peers = peers
         self._sizes = sizes
         self._longest = longest
+        self._beyond = beyond - {me}
         self._heard = {member: now for member in range(len(peers)) if member != me}
         self._silence = {member: book.silence_limit(peers[member]) for member in self._heard}
         self._expected = {member: book.expected(peers[member], sizes[member]) for member in self._heard}
@@ -115,16 +121,21 @@ class Suspicion:
 
     def heard(self, member: int, now: float, size: int = 0) -> None:
         """``size`` bytes came from ``member``, or at least something."""
+        self._note(member, now)
+        for other in self._beyond if member not in self._beyond else ():
+            self._note(other, now)
+        for waits in (self._senders, self._reducers):
+            if size and (wait := waits.get(member)) is not None:
+                wait.got += size
+                wait.last = now
+
+    def _note(self, member: int, now: float) -> None:
         if member in self._heard:
             self._largest[member] = max(self._largest[member], now - self._heard[member])
             self._heard[member] = now
         elif member in self._silent_since:  # it was suspected wrongly, or is back: this gap counts, too
             self._largest[member] = max(self._largest[member], now - self._silent_since.pop(member))
             self._count(now)
-        for waits in (self._senders, self._reducers):
-            if size and (wait := waits.get(member)) is not None:
-                wait.got += size
-                wait.last = now
 
     def stood_still(self, seconds: float) -> None:
         """This peer did nothing for ``seconds``: what others sent meanwhile waits to be read."""
@@ -222,6 +233,11 @@ class Suspicion:
         if wait is not None and wait.got:
             expected = max(expected, self._sizes[member] * (wait.last - wait.since) / wait.got)
         return min(_EXPECTED_FACTOR * expected, self._longest)
+
+
+def round_seconds(signed: SignedManifest) -> float:
+    """After how long an undecided round is given up."""
+    return _ROUND_SECONDS + signed.total_bytes / _SLOWEST
 
 
 def bytes_owed(signed: SignedManifest, me: int) -> list[int]:
