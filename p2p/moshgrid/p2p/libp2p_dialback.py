@@ -170,7 +170,10 @@ class DialBack:
             except (StreamReset, Unreachable, RemoteProtocolError) as error:
                 _log.debug("%s was called back and did not listen: %s", peer, error)
             finally:
-                connection.leave("it was called back")
+                if index not in came_through:
+                    connection.leave("it was called back and did not listen")
+                # Else it is a direct connection as good as any, and ends as they do, for being idle: either
+                # side may have begun to use it.
 
     def _own_host(self) -> str | None:
         seen = self._network.offering.seen_at

@@ -9,12 +9,7 @@ from functools import partial
 from weakref import WeakKeyDictionary
 
 import trio
-from libp2p.exceptions import BaseLibp2pError
-from libp2p.io.trio import TrioTCPStream
-from libp2p.network.connection.raw_connection import RawConnection
-from libp2p.peer.id import ID
 
-from moshgrid.p2p.calling_port import connect_from
 from moshgrid.p2p.dcutr import (
     DCUTR,
     MAX_MESSAGE_BYTES,
@@ -26,11 +21,11 @@ from moshgrid.p2p.dcutr import (
     places_of,
 )
 from moshgrid.p2p.delimited import read_delimited, send_delimited
-from moshgrid.p2p.errors import MoshgridError, RemoteProtocolError, StreamReset, Unreachable
+from moshgrid.p2p.errors import RemoteProtocolError, StreamReset, Unreachable
 from moshgrid.p2p.identity import PeerId
 from moshgrid.p2p.libp2p_calling import Caller
 from moshgrid.p2p.libp2p_connections import Connections
-from moshgrid.p2p.libp2p_raw_bytes import ChannelBroken
+from moshgrid.p2p.libp2p_insisting import HANDSHAKE_SECONDS, Insisting
 from moshgrid.p2p.libp2p_stream import Libp2pStream
 from moshgrid.p2p.libp2p_upgrade import Upgrade
 from moshgrid.p2p.libp2p_yamux import YamuxConnection
@@ -46,8 +41,6 @@ _TRIES = 3
 _TALK_SECONDS = 5.0
 _PUNCH_SECONDS = 2.5
 """Of one try. Systems repeat an unanswered call after one second: two calls and their answers."""
-_HANDSHAKE_SECONDS = 5.0
-_RETRY_SECONDS = 0.2
 _THEIRS_SECONDS = 0.5
 """How long who called over the relay leaves it to the other side to begin."""
 _AT_ONCE = 16
@@ -72,10 +65,8 @@ class Puncher:
         offers: Offers,
     ) -> None:
         self._nursery = nursery
-        self._caller = caller
-        self._upgrade = upgrade
+        self._insisting = Insisting(nursery, caller, upgrade, begin)
         self._connections = connections
-        self._begin = begin
         self._open_on = open_on
         self._offers = offers
         self._under_way: dict[PeerId, trio.Event] = {}
@@ -219,13 +210,18 @@ class Puncher:
         forget = self._connections.on_began(began)
         try:
             with trio.move_on_after(_PUNCH_SECONDS) as window:
+
+                def connected() -> None:
+                    window.deadline = max(window.deadline, trio.current_time() + HANDSHAKE_SECONDS)
+
                 async with trio.open_nursery() as nursery:
+                    call = partial(self._insisting.call, peer, connected=connected)
                     for place in places:
-                        nursery.start_soon(partial(self._insist, peer, place, punch.as_client, window))
+                        nursery.start_soon(partial(call, place, as_client=punch.as_client, plain=False))
                     if not punch.as_client:
                         # It may be open to everybody, or stand beside us: then a plain call will do.
                         for place in places_of(punch.addrs, home_too=self._is_neighbour(places)):
-                            nursery.start_soon(partial(self._insist, peer, place, True, window, plain=True))
+                            nursery.start_soon(partial(call, place, as_client=True, plain=True))
                     if not self._connections.is_direct(peer):
                         await arrived.wait()
                     nursery.cancel_scope.cancel()
@@ -242,42 +238,6 @@ class Puncher:
         """True when one of the hosts is where we were seen ourselves: the peer is behind our router."""
         ours = {host for host, _ in places_of(self._offers(()))}
         return any(host in ours for host, _ in places)
-
-    async def _insist(
-        self,
-        peer: PeerId,
-        place: tuple[str, int],
-        as_client: bool,
-        window: trio.CancelScope,
-        plain: bool = False,
-    ) -> None:
-        source = None if plain else self._caller.ports.towards(place[0])
-        self._caller.contacts.called(place[0])
-        while True:
-            try:
-                stream = await connect_from(source, *place)
-            except OSError as error:
-                # Also when the other side's call came first: then it is accepted where we listen.
-                _log.debug("%s: %s port %d: %s", peer, *place, error)
-            else:
-                window.deadline = max(window.deadline, trio.current_time() + _HANDSHAKE_SECONDS)
-                if await self._shake_hands(stream, peer, as_client):
-                    return
-            await trio.sleep(_RETRY_SECONDS)
-
-    async def _shake_hands(self, stream: trio.SocketStream, peer: PeerId, as_client: bool) -> bool:
-        raw = RawConnection(TrioTCPStream(stream), as_client)
-        try:
-            connection = await self._upgrade.connect(raw, ID.from_base58(peer) if as_client else None)
-        except (BaseLibp2pError, MoshgridError, ChannelBroken, OSError) as error:
-            _log.debug("%s: a punched connection was not secured: %r", peer, error)
-            return False
-        with trio.CancelScope(shield=True):
-            if connection.peer != peer:
-                await connection.close()
-                return False
-            await self._begin(connection)
-        return True
 
     def _retire(self, peer: PeerId) -> None:
         for connection in self._connections.usable(peer):
