@@ -26,6 +26,7 @@ from moshgrid.p2p.identity import Identity, PeerId
 from moshgrid.p2p.idle import IdleConnections
 from moshgrid.p2p.interfaces import Interfaces
 from moshgrid.p2p.libp2p_calling import Caller
+from moshgrid.p2p.libp2p_circuit_renewal import CircuitRenewal
 from moshgrid.p2p.libp2p_circuits import Circuits
 from moshgrid.p2p.libp2p_connections import Connections
 from moshgrid.p2p.libp2p_inbound import InboundStreams
@@ -120,6 +121,7 @@ class Libp2pNetwork:
         self.serve(DCUTR, self.puncher.answer)
         expected_at = self.puncher.expected_at
         doorkeeper = Doorkeeper(upgrade, self.admission, self._live, complaints, self._idle, expected_at)
+        self._connections.on_relayed(CircuitRenewal(nursery, self._dial_again, self.is_direct).began)
         nursery.start_soon(self._idle.run)
         for door in doors:
             nursery.start_soon(doorkeeper.keep, door, nursery)
@@ -156,6 +158,9 @@ class Libp2pNetwork:
     async def _live_relayed(self, connection: YamuxConnection) -> None:
         self._idle.watch(connection, trio.current_time())
         await self._live(connection, partial(self._idle.forget, connection))
+
+    async def _dial_again(self, peer: PeerId) -> None:
+        await self._reach(peer, [addr for addr in self._book.of(peer) if relay_of(addr) is not None])
 
     # Who we are and whom we know.
 
