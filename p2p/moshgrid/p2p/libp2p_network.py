@@ -94,7 +94,8 @@ class Libp2pNetwork:
         self._nursery = nursery
         self.own_addrs = OwnAddrs(self._peer_id)
         """Where others can dial this peer; whoever learns of a way says so here."""
-        self.own_addrs.set("listening", listening_addrs(doors, self._peer_id))
+        self._doors = doors
+        self.look_at_interfaces()
         self.offering = Offering(self.own_addrs)
         complaints = Complaints(_log)
         self._connections = Connections(limits, complaints)
@@ -126,6 +127,10 @@ class Libp2pNetwork:
         for door in doors:
             nursery.start_soon(doorkeeper.keep, door, nursery)
         self.serve(STOP, self.circuits.take)
+
+    def look_at_interfaces(self) -> None:
+        """Takes note of the addresses that this computer has now."""
+        self.own_addrs.set("listening", listening_addrs(self._doors, self._peer_id))
 
     async def say_goodbye(self) -> None:
         """Ends every connection in good order."""

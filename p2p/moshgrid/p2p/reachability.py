@@ -75,6 +75,8 @@ class ListeningOn:
     """The TCP port that is listened on; None when none is that others could call."""
     hosts: tuple[str, ...] = ()
     """IP addresses of this computer that mean something to the world."""
+    home_hosts: tuple[str, ...] = ()
+    """And those that mean something at home: with others, this is another home."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +150,7 @@ class ReachabilityMachine:
         self._began = now
         self._port: int | None = None
         self._own: tuple[str, ...] = ()
+        self._listening: ListeningOn | None = None
         self._mapped: Place | None = None
         self._proofs: dict[Place, set[str]] = {}
         self._missed = 0
@@ -175,8 +178,8 @@ class ReachabilityMachine:
         """What to do now."""
         match event:
             case ListeningOn(port, hosts):
-                if (port, hosts) != (self._port, self._own):
-                    self._port, self._own = port, hosts
+                if event != self._listening:
+                    self._listening, self._port, self._own = event, port, hosts
                     self._forget(now)
             case Observed(observer, host, port, listening_port):
                 before = self._candidates()
