@@ -13,6 +13,7 @@ import trio
 from victim import until
 
 from moshgrid.p2p.clock import Clock
+from moshgrid.p2p.connection_limits import ConnectionLimits
 from moshgrid.p2p.delimited import read_delimited, send_delimited
 from moshgrid.p2p.errors import StreamReset, Unreachable
 from moshgrid.p2p.identity import Identity
@@ -138,7 +139,7 @@ def test_one_connection_too_many_ends_a_relayed_one_and_never_the_direct_one():
             (direct,) = world.asker._connections.of(peer)
             for _ in range(12):
                 connection = await world.asker.circuits.call(world.addr, peer)
-                await world.asker._begin(connection)
+                await world.asker.begin(connection)
             await until(lambda: len(world.asker._connections.of(peer)) == 8, 10.0)
             assert direct in world.asker._connections.usable(peer)
             assert world.asker._connections.usable(peer)[0] is direct
@@ -272,5 +273,49 @@ def test_a_reader_that_stops_holds_up_its_own_circuit_only():
                 echoing = await somebody.open_stream(peer, ECHO)
                 await echoing.send(b"not held up")
                 assert await echoing.receive() == b"not held up"
+
+    run(scenario)
+
+
+@pytest.mark.parametrize("limits", [RelayLimits(circuit_bytes=3_000_000), RelayLimits(circuit_seconds=2)])
+def test_who_opens_streams_all_the_time_never_sees_a_circuit_end(limits):
+    async def scenario():
+        async with three(limits) as world:
+            peer = await world.asker.dial(world.addr)
+            seen: list[object] = []
+            world.asker.on_relayed(seen.append)
+            while len(seen) < 3:
+                stream = await world.asker.open_stream(peer, ECHO)
+                for _ in range(5):
+                    await stream.send(bytes(20_000))
+                    left = 20_000
+                    while left:
+                        left -= len(await stream.receive())
+                await stream.close()
+            await until(lambda: world.server.table.circuits == 1, 10.0)
+
+    run(scenario)
+
+
+def test_who_holds_a_reservation_may_be_idle_at_its_relay():
+    async def scenario():
+        identity = Identity.generate()
+        strict = ConnectionLimits(idle_seconds=0.4, exempt=())
+        async with (
+            open_libp2p_network(identity, limits=strict) as relay,
+            open_libp2p_network(Identity.generate()) as target,
+            open_libp2p_network(Identity.generate()) as stranger,
+        ):
+            server = RelayServer(
+                relay, identity, Clock(), relay.address_of, RelayLimits(reservation_seconds=2)
+            )
+            relay.keep_idle(server.needs)
+            server.start()
+            await reserve_at(target, relay)
+            await stranger.dial(relay.addrs[0])
+            await until(lambda: relay.connected() == {target.peer_id}, 5.0)
+            assert server.table.reservations == 1
+            await until(lambda: not relay.connected(), 10.0)  # it was not renewed
+            assert not any(server.table.counts.values())
 
     run(scenario)

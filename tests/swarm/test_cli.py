@@ -73,7 +73,7 @@ def test_a_node_keeps_its_identity_and_leaves_on_a_signal(tmp_path: Path, number
     for _ in range(2):
         arguments = ["--listen", "/ip4/127.0.0.1/tcp/0", "--identity", str(tmp_path / "k"), "--network", "n"]
         with subprocess.Popen(
-            [*COMMAND, "node", *arguments, "--json"],
+            [*COMMAND, "node", *arguments, "--relay", "--json"],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

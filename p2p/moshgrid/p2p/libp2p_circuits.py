@@ -14,7 +14,7 @@ from libp2p.peer.id import ID
 from multiaddr import Multiaddr
 
 from moshgrid.p2p.addresses import relay_of
-from moshgrid.p2p.circuit_info import CircuitInfo
+from moshgrid.p2p.circuit_info import CircuitInfo, Meter
 from moshgrid.p2p.connection_limits import ConnectionLimits
 from moshgrid.p2p.delimited import read_delimited, send_delimited
 from moshgrid.p2p.dialling import DialFailed
@@ -69,7 +69,8 @@ class Circuits:
             relay = await self._network.dial(relay_addr)
             stream = await self._network.open_stream(relay, HOP)
             limit = await ask_circuit(stream, peer)
-            raw = CircuitConnection(stream, addr, initiator=True)
+            info = CircuitInfo(relay, limit)
+            raw = CircuitConnection(stream, addr, info.meter, initiator=True)
             connection = await self._upgrade.connect(raw, ID.from_base58(peer))
             done = True
         except RelayRefused as error:
@@ -87,7 +88,7 @@ class Circuits:
             if stream is not None and not done:
                 with trio.CancelScope(shield=True):
                     await stream.reset()
-        connection.circuit = CircuitInfo(relay, limit)
+        connection.circuit = info
         return connection
 
     async def take(self, stream: Stream) -> None:
@@ -123,7 +124,8 @@ class Circuits:
             await _answer(stream, RelayStatus.OK)
             via = self._network.addrs_of(stream.peer)
             place = f"{via[0]}/p2p-circuit" if via else f"/p2p/{stream.peer}/p2p-circuit"
-            raw = CircuitConnection(stream, f"{place}/p2p/{message.peer}", initiator=False)
+            info = CircuitInfo(stream.peer, message.limit)
+            raw = CircuitConnection(stream, f"{place}/p2p/{message.peer}", info.meter, initiator=False)
             try:
                 connection = await self._upgrade.connect(raw, None)
             except Exception as error:  # a stranger can cause anything
@@ -133,7 +135,7 @@ class Circuits:
             await connection.close()
             return None
         if connection is not None:
-            connection.circuit = CircuitInfo(stream.peer, message.limit)
+            connection.circuit = info
         return connection
 
 
@@ -144,10 +146,10 @@ async def _answer(stream: Stream, status: RelayStatus) -> None:
 class CircuitConnection(IRawConnection):
     """A stream where py-libp2p expects a raw connection."""
 
-    def __init__(self, stream: Stream, addr: str, *, initiator: bool) -> None:
+    def __init__(self, stream: Stream, addr: str, meter: Meter, *, initiator: bool) -> None:
         self.is_initiator = initiator
         self._addr = Multiaddr(addr.rpartition("/p2p/")[0])
-        self._bytes = StreamBytes(stream)
+        self._bytes = StreamBytes(stream, meter)
 
     def raw_bytes(self) -> StreamBytes:
         """The same bytes, for a secured session."""
@@ -185,8 +187,9 @@ class CircuitConnection(IRawConnection):
 class StreamBytes:
     """``RawBytes`` of a stream: nothing is held while waiting."""
 
-    def __init__(self, stream: Stream) -> None:
+    def __init__(self, stream: Stream, meter: Meter) -> None:
         self._stream = stream
+        self._meter = meter
         self._held = memoryview(b"")
         self._over = False
 
@@ -200,6 +203,7 @@ class StreamBytes:
         except StreamReset as error:
             raise ChannelBroken("the relayed connection was lost") from error
         self._over = not self._held
+        self._meter.received(len(self._held))
 
     def read_into(self, buffer: memoryview) -> int | None:
         """Copies what ``wait`` read."""
@@ -213,6 +217,7 @@ class StreamBytes:
     async def send(self, data: bytes | memoryview) -> None:
         """Sends all of ``data``, waiting while the relay or the peer takes nothing, for 30 s at most."""
         sent = False
+        self._meter.sent(len(data))
         try:
             with trio.move_on_after(_STALL_SECONDS):
                 await self._stream.send(data)

@@ -39,7 +39,7 @@ _log = logging.getLogger("moshgrid.p2p")
 
 _REQUEST_SECONDS = 10.0
 _TARGET_SECONDS = 20.0
-_MAX_ADDRS = 16
+_MAX_ADDR_BYTES = 3072
 
 
 class RelayServer:
@@ -124,15 +124,21 @@ class RelayServer:
             self.table.release(stream.peer)
             return
         expires = self._clock.wall_ms() // 1000 + self.table.limits.reservation_seconds
-        addrs = [Multiaddr(addr).to_bytes() for addr in self._network.addrs if relay_of(addr) is None]
         voucher = make_voucher(self._identity, stream.peer, expires)
         answer = HopMessage(
             HopType.STATUS,
-            reserved=Reserved(expires, tuple(addrs[:_MAX_ADDRS]), voucher),
+            reserved=Reserved(expires, self._addrs(), voucher),
             limit=self._limit,
             status=RelayStatus.OK,
         )
         await self._send(stream, answer)
+
+    def _addrs(self) -> tuple[bytes, ...]:
+        """Where this relay can be dialled, so many that the message is not too long."""
+        addrs = [Multiaddr(addr).to_bytes() for addr in self._network.addrs if relay_of(addr) is None]
+        while sum(map(len, addrs)) > _MAX_ADDR_BYTES:
+            addrs.pop()
+        return tuple(addrs)
 
     @property
     def _limit(self) -> CircuitLimit | None:
