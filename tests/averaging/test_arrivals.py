@@ -24,17 +24,24 @@ async def step_over(peers, seconds, rng):
     return reports, trio.current_time() - max(called)
 
 
-@pytest.mark.parametrize(("count", "seed"), [(8, 0), (8, 1), (16, 2), (16, 3)])
-def test_peers_that_arrive_over_two_seconds_form_full_groups(count, seed):
-    """Sixteen only until a plan is in force: on a grid, such arrivals do not always fill the groups."""
+@pytest.mark.parametrize(
+    ("count", "size", "topology", "seed"),
+    [(8, 8, "moshpit", 0), (16, 8, "moshpit", 1), (16, 4, "moshpit", 2), (16, 4, "sliding", 3)]
+    + [pytest.param(16, 4, "moshpit", seed, marks=pytest.mark.slow) for seed in range(4, 24)],
+)
+def test_peers_that_arrive_over_two_seconds_form_full_groups(count, size, topology, seed):
+    """From the fourth round on a grid plan is in force, where the topology has one."""
 
     async def main():
         rng = random.Random(seed)
-        async with swarm(count, seed=seed, group_size=8) as group:
-            for number in range(4 if count == 8 else 3):
-                reports, _ = await step_over(group.peers, 2.0, rng)
+        async with swarm(count, seed=seed, group_size=size, topology=topology) as group:
+            for number in range(7 if size == 4 else 3):
+                reports, seconds = await step_over(group.peers, 2.0, rng)
                 sizes = {name: len(report.group) for name, report in reports.items()}
-                assert set(sizes.values()) == {8}, (number, sizes)
+                assert set(sizes.values()) == {size}, (number, sizes)
+                assert seconds < 1.0, "nobody waits once the last has come"
+            plan = group.peers[0].core._plans.in_force(number + 1)
+            assert (plan is not None) == (topology == "moshpit" and size == 4)
 
     run_virtual(main, seed=seed)
 

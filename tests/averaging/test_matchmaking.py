@@ -216,18 +216,23 @@ def test_peers_that_are_expected_get_time_to_declare_themselves():
     assert late.handle(DeadlinePassed(), 1.0) == [Formed(((A, OFFER), (B, OFFER)))]
 
 
-def test_who_is_overtaken_alone_gives_up_at_once_and_others_soon():
-    alone = seek(A)
-    assert alone.handle(Overtaken(), 0.5) == [NoGroup("others sealed this round meanwhile")]
-    waiting = seek(A)
+OVERTAKEN = NoGroup("others sealed this round meanwhile")
+
+
+def test_who_is_overtaken_alone_gives_up_at_once():
+    assert seek(A).handle(Overtaken(), 0.5) == [OVERTAKEN]
+
+
+def test_who_is_overtaken_still_waits_for_all_that_may_come():
+    waiting = seek(A, patience=3.0)
     waiting.handle(SeekerSeen(B), 0.0)
     assert waiting.handle(Overtaken(), 0.5) == []
-    assert waiting.deadline == pytest.approx(1.0)
-    leading = seek(A, patience=3.0)
-    leading.handle(SeekerSeen(C), 0.0)
-    leading.handle(Told(B, join()), 0.1)
-    leading.handle(Overtaken(), 0.5)
-    assert leading.handle(DeadlinePassed(), 1.0) == [Formed(((A, OFFER), (B, OFFER)))]
+    assert waiting.deadline == pytest.approx(3.0)
+    assert waiting.handle(SeekerGone(B), 0.7) == [OVERTAKEN]
+    undeclared = seek(A)
+    undeclared.handle(OthersAwaited(True), 0.1)
+    assert undeclared.handle(Overtaken(), 0.5) == []
+    assert undeclared.handle(OthersAwaited(False), 0.6) == [OVERTAKEN]
 
 
 def test_alone_there_is_no_group():

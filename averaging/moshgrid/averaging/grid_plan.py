@@ -170,17 +170,22 @@ class GridPlan:
         return self.difference(peers) <= max(1, _TOLERANCE * len(self.members))
 
     def line(self, me: PeerId, round_number: int, peers: Sequence[PeerId]) -> Line:
-        """The line of ``me`` in a round. Who came later takes the emptiest line of those known."""
+        """The line of ``me`` in a round. Who came later, or has a line whose others are gone, takes the
+        emptiest line of those known that has somebody.
+        """
         axis = (round_number - self.record.first_round) % len(self.record.dims)
         lines = self._lines[axis]
         cell = self.places.get(me)
-        number = self._line_of(cell, axis) if cell is not None else self._emptiest(lines, me, peers)
+        others = set(peers) - {me}
+        number = None if cell is None else self._line_of(cell, axis)
+        if number is None or (others and not lines[number] & others):
+            number = self._emptiest(lines, me, others)
         return Line(f"{self._name}.{axis}.{number}", len(lines), lines[number])
 
-    def _emptiest(self, lines: list[frozenset[PeerId]], me: PeerId, peers: Sequence[PeerId]) -> int:
-        alive = set(peers)
-        least = min(len(line & alive) for line in lines)
-        emptiest = [number for number, line in enumerate(lines) if len(line & alive) == least]
+    def _emptiest(self, lines: list[frozenset[PeerId]], me: PeerId, others: set[PeerId]) -> int:
+        sizes = [len(line & others) for line in lines]
+        least = min((size for size in sizes if size), default=0)
+        emptiest = [number for number, size in enumerate(sizes) if size == least]
         return emptiest[int.from_bytes(_drawn_rank(self.record.epoch, me)[:4], "big") % len(emptiest)]
 
     @cached_property

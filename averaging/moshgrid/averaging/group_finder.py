@@ -75,6 +75,7 @@ class GroupFinder:
         self._leader_gone = leader_gone
         self._watch = LeaderWatch()
         self._attempt = ("", 0, 0)
+        self._sought = 0
 
     async def find(
         self, place: Place, number: int, weight: float, reference: bytes = b""
@@ -84,7 +85,7 @@ class GroupFinder:
         ``reference``: the digest of the state that this peer can subtract; empty for none.
         """
         began = self._host.clock.now()
-        group_key, self._place = place.key, place
+        group_key, self._place, self._sought = place.key, place, number
         self._reference = reference
         offer = self._config.offer(weight, self._links.bandwidth, reference)
         self.attend(place)
@@ -102,13 +103,14 @@ class GroupFinder:
         )
         matching = self._matching = MatchDriver(machine, group_key, number, self._host.clock, self._tell)
         self._host.nursery.start_soon(self.declare, group_key, number)
-        self.seekers_changed(group_key)
+        self.seekers_changed()
         self._take_early_joins(matching)
         self.progressed()  # the round may be over elsewhere
         outcome = await matching.run()
         if isinstance(outcome, NoGroup):
             return outcome.reason
-        self._patience.observed(self._host.clock.now() - began)
+        size = len(outcome.peers if isinstance(outcome, SignedManifest) else outcome.members)
+        self._patience.observed(self._host.clock.now() - began, size == self._config.group_size)
         if isinstance(outcome, SignedManifest):
             return outcome
         if not any(offer.weight > 0 for _, offer in outcome.members):
@@ -125,10 +127,13 @@ class GroupFinder:
     def is_open(self, place: Place, number: int) -> bool:
         """Whether a group is still coming together at ``place`` for a round that is over elsewhere.
 
-        Known only where every key is followed; a group that has begun would look open otherwise.
+        Where half of those who belong there have gone on, the others do best to go on, too.
         """
-        follows_all = 1 < place.groups <= MAX_ATTENDED
-        return number > 0 and follows_all and self._membership.still_seeking(place.key, number)
+        seekers = self._membership.seekers(place.key, number)
+        if place.groups == 1 or not seekers:
+            return False
+        belong = (place.expected or frozenset()) & set(self._membership.active(number)) - {self._host.peer_id}
+        return 2 * len(seekers) > len(belong)
 
     def held_frames(self) -> list[tuple[PeerId, Frame]]:
         """What came for the group just found, before there was anybody to take it."""
@@ -142,14 +147,13 @@ class GroupFinder:
         except MoshgridError as error:
             _log.warning("round %d could not be declared: %s", number, error)
 
-    def seekers_changed(self, group_key: str) -> None:
-        """The declarations under a group key changed."""
+    def seekers_changed(self) -> None:
+        """The declarations under some group key changed: who is there for a later round is gone from here."""
         matching = self._matching
         if matching is None:
             return
-        if matching.group_key == group_key:
-            seekers = self._membership.seekers(group_key, matching.round)
-            matching.seekers_are([peer for peer in seekers if not self._is_skipped(peer)])
+        seekers = self._membership.seekers(matching.group_key, matching.round)
+        matching.seekers_are([peer for peer in seekers if not self._is_skipped(peer)])
         matching.others_are_awaited(self._membership.awaits(self._place, matching.round))
 
     def progressed(self) -> None:
@@ -274,7 +278,7 @@ class GroupFinder:
 
     def _join_elsewhere(self, peer: PeerId, join: Join) -> None:
         """A request to lead a round that this peer is not seeking: kept if it may yet come to that."""
-        if join.round <= self._membership.progress or not self._early.keep(peer, join):
+        if join.round <= self._sought or not self._early.keep(peer, join):
             self._refuse(peer, join, f"round {join.round} is over here")
 
     def _take_early_joins(self, matching: MatchDriver) -> None:

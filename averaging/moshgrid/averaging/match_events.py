@@ -61,7 +61,7 @@ class OthersAwaited:
 
 @dataclass(frozen=True, slots=True)
 class Overtaken:
-    """Another group sealed this round: who has not come by now is not likely to."""
+    """Another group sealed this round: when nobody else is left for it here, it is over."""
 
 
 MatchEvent = SeekerSeen | SeekerGone | Told | PeerLost | OthersAwaited | Overtaken | DeadlinePassed

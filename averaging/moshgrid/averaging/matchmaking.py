@@ -72,6 +72,7 @@ class Matchmaking:
         self._passed_over: set[PeerId] = set()
         self._taken: set[PeerId] = set()
         self._followers: dict[PeerId, Offer] = {}
+        self._overtaken = False
         self.leader: PeerId | None = None
         """Whom this peer follows; None while it seeks or leads."""
         self.over = False
@@ -102,7 +103,7 @@ class Matchmaking:
             case OthersAwaited(any_left):
                 self._times.others_awaited = any_left
             case Overtaken():
-                effects += self._overtaken(now)
+                self._overtaken = True
             case DeadlinePassed():
                 pass
         return effects if self.over else effects + self._advance(now)
@@ -219,6 +220,8 @@ class Matchmaking:
                     effects.append(Tell(peer, Join(self._key, self._round, self._offer)))
         if self.leader is None and not self._pending():
             effects += self._close_if_due(now)
+        if self._overtaken and not (self.over or self._times.others_awaited or self._has_company):
+            effects += self._give_up("others sealed this round meanwhile")
         return effects
 
     def _close_if_due(self, now: float) -> list[MatchEffect]:
@@ -260,15 +263,11 @@ class Matchmaking:
             return set()
         return {peer for peer in self._candidates() if peer not in self._answered}
 
-    def _overtaken(self, now: float) -> list[MatchEffect]:
-        self._times.overtaken(now)
-        if (
-            self.leader is None
-            and not self._followers
-            and not self._seekers - self._passed_over - self._taken
-        ):
-            return self._give_up("others sealed this round meanwhile")
-        return []
+    @property
+    def _has_company(self) -> bool:
+        """Whether anybody is left with whom this peer may yet come into a group."""
+        here = self._seekers - self._passed_over - self._taken
+        return self.leader is not None or bool(self._followers) or bool(here)
 
     def _everybody_is_here(self) -> bool:
         elsewhere = self._taken | self._passed_over

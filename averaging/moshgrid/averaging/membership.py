@@ -42,7 +42,7 @@ class Membership:
         dht: DHTNode,
         run_id: str,
         nursery: trio.Nursery,
-        seekers_changed: Callable[[str], None],
+        seekers_changed: Callable[[], None],
         progressed: Callable[[], None],
         plan_seen: Callable[[Any, PeerId], None],
         peer_joined: Callable[[], None],
@@ -77,9 +77,14 @@ class Membership:
         return self._progress
 
     def seekers(self, group_key: str, round_number: int) -> list[PeerId]:
-        """Who is declared under a key for that round, this peer excluded."""
+        """Who is declared under a key for that round and for no later one anywhere, this peer excluded."""
         declared = self._seekers.get(group_key, {})
-        return [peer for peer, at in declared.items() if at == round_number and peer != self._me]
+        latest = self._latest()
+        return [
+            peer
+            for peer, at in declared.items()
+            if at == round_number == latest[peer] and peer != self._me
+        ]
 
     def awaits(self, place: Place, round_number: int) -> bool:
         """Whether somebody who took part lately may yet come to ``place``.
@@ -106,11 +111,6 @@ class Membership:
             peer for declared in self._seekers.values() for peer, at in declared.items() if at >= round_number
         }
 
-    def still_seeking(self, group_key: str, round_number: int) -> bool:
-        """Whether somebody is under a key for that round who has declared no later one anywhere."""
-        latest = self._latest()
-        return any(latest[peer] == round_number for peer in self.seekers(group_key, round_number))
-
     def _latest(self) -> dict[PeerId, int]:
         latest: dict[PeerId, int] = {}
         for declared in self._seekers.values():
@@ -130,9 +130,9 @@ class Membership:
     def lost(self, peer: PeerId) -> None:
         """The connection to a peer is gone: its records no longer say that it is there."""
         self._members.pop(peer, None)
-        for key, declared in self._seekers.items():
-            if declared.pop(peer, None) is not None:
-                self._seekers_changed(key)
+        was_declared = [declared.pop(peer, None) is not None for declared in self._seekers.values()]
+        if any(was_declared):
+            self._seekers_changed()
 
     def seen(self, peer: PeerId) -> None:
         """A peer of this run spoke: it is there, whatever the records say."""
@@ -167,10 +167,10 @@ class Membership:
             if (key, at) == (group_key, round_number) and now < when + _DECLARATION_TTL / 2:
                 self._declared = before
                 return
-            if key != group_key and at == round_number:
-                # Whoever waits there for this peer would wait in vain.
-                await self._dht.put(self._key("group", key), {"round": 0}, ttl=_DECLARATION_TTL)
         await self._dht.put(self._key("group", group_key), {"round": round_number}, ttl=_DECLARATION_TTL)
+        if before is not None and key != group_key:
+            # Whoever waits there for this peer would wait in vain.
+            await self._dht.put(self._key("group", key), {"round": 0}, ttl=_DECLARATION_TTL)
 
     def attend(self, group_key: str) -> None:
         """Follows who is declared under ``group_key`` from now on."""
@@ -245,7 +245,7 @@ class Membership:
             declared.pop(record.author, None)
         else:
             declared[record.author] = _round_in(record)
-        self._seekers_changed(group_key)
+        self._seekers_changed()
 
 
 def _round_in(record: Record) -> int:

@@ -27,9 +27,13 @@ class Patience:
     def __init__(self) -> None:
         self._offsets: deque[float] = deque(maxlen=_SAMPLES)
 
-    def observed(self, seconds: float) -> None:
-        """A group was complete ``seconds`` after this peer began to look for it."""
-        self._offsets.append(seconds)
+    def observed(self, seconds: float, is_full: bool) -> None:
+        """A group began ``seconds`` after this peer began to look for it.
+
+        One that began without being full after all patience says nothing of how late members come.
+        """
+        if is_full or seconds < self.seconds:
+            self._offsets.append(seconds)
 
     @property
     def seconds(self) -> float:

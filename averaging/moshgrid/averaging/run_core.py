@@ -45,6 +45,7 @@ _ATTEMPTS = 5
 _STATE_ATTEMPTS = 4
 _STATE_RETRY_SECONDS = 0.5
 _NEWS_SECONDS = 1.0
+_ROUNDS_BACK = 2
 
 _log = logging.getLogger("moshgrid.averaging")
 
@@ -67,7 +68,7 @@ class RunCore:
             dht,
             config.run_id,
             host.nursery,
-            seekers_changed=lambda key: self._finder.seekers_changed(key),
+            seekers_changed=lambda: self._finder.seekers_changed(),
             progressed=lambda: self._finder.progressed(),
             plan_seen=lambda value, author: self._plans.seen(value, author),
             peer_joined=lambda: self._finder.attend(self._place(self.round + 1)),
@@ -253,10 +254,11 @@ class RunCore:
         self._host.nursery.start_soon(self._finder.declare, following.key, number + 1)
 
     def _next_round(self) -> int:
-        """1 + the last sealed round; or that one, where this peer's group for it is still open."""
+        """1 + the last sealed round; or an earlier one, where this peer's group for it is still open."""
         last = self._membership.progress
-        if last > self._tried and self._finder.is_open(self._place(last), last):
-            return last
+        for number in range(max(self._tried + 1, last - _ROUNDS_BACK), last + 1):
+            if self._finder.is_open(self._place(number), number):
+                return number
         return last + 1
 
     def _place(self, number: int) -> Place:
