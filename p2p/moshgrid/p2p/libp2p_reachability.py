@@ -32,8 +32,8 @@ from moshgrid.p2p.reachability import (
     PeerCame,
     Proven,
     Reachability,
-    ReachabilityMachine,
 )
+from moshgrid.p2p.reachability_machine import ReachabilityMachine
 
 if TYPE_CHECKING:
     from moshgrid.p2p.libp2p_network import Libp2pNetwork
