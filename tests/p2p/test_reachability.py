@@ -27,6 +27,7 @@ def with_pair(scenario, first="open", second="open", **kwargs):
             a, b = (switch.network(identity) for identity in IDS)
             a.serve(ECHO, echo)
             b.serve(ECHO, echo)
+            assert all(("/p2p-circuit/" in addr) == (first != "open") for addr in a.addrs)
             a.learn_addrs(b.peer_id, b.addrs)
             b.learn_addrs(a.peer_id, a.addrs)
             await scenario(switch, a, b)

@@ -29,8 +29,10 @@ class Peer:
 
 
 class Swarm:
-    def __init__(self, switch, nursery, seed, config):
+    def __init__(self, switch, nursery, seed, config, nat=()):
+        self.switch = switch
         self._switch, self._nursery, self._seed, self._config = switch, nursery, seed, config
+        self._nat = nat
         self.peers = []
 
     async def add(self, arrays):
@@ -46,6 +48,8 @@ class Swarm:
     async def _live(self, arrays, *, task_status):
         i = len(self.peers)
         identity = Identity.from_seed(bytes([i + 1, self._seed % 256]) * 16)
+        if i < len(self._nat):
+            self._switch.reachability.nat[identity.peer_id] = self._nat[i]
         network = self._switch.network(identity)
         bootstrap = tuple(self.peers[0].network.addrs) if self.peers else ()
         rng = random.Random(self._seed * 1000 + i)
@@ -62,14 +66,15 @@ class Swarm:
 
 
 @asynccontextmanager
-async def swarm(count, seed=0, size=24, **config):
+async def swarm(count, seed=0, size=24, nat=(), **config):
+    """``nat``: the type of each peer's router, in the order in which they are made; open beyond."""
     config = {
         "group_size": 4, "min_group_size": 2, "compression": "none", "topology": "moshpit",
         "reducer": "mean", "deadline": None, **config,
     }  # fmt: skip
     rng = np.random.default_rng(seed)
     async with MemorySwitch(seed=seed) as switch, trio.open_nursery() as nursery:
-        group = Swarm(switch, nursery, seed, config)
+        group = Swarm(switch, nursery, seed, config, nat)
         for _ in range(count):
             shapes = (size, (3, 2))
             await group.add([rng.normal(size=shape).astype(np.float32) for shape in shapes])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from moshgrid.averaging.drafting import DRAFT_SECONDS
+
 __all__ = ["ClosingTimes"]
 
 _LEADER_LATE_SECONDS = 1.0
@@ -51,6 +53,10 @@ class ClosingTimes:
     def followed(self, now: float) -> None:
         """A leader accepted: it has its own patience, and one that says nothing beyond it is gone."""
         self.hard_due = min(self._latest, now + self._patience + _LEADER_LATE_SECONDS)
+
+    def drafted(self, now: float) -> None:
+        """The leader asks who is direct to whom before it begins: it needs that time on top."""
+        self.hard_due = min(self._latest, now + DRAFT_SECONDS + _LEADER_LATE_SECONDS)
 
     def patience_ends(self, now: float) -> bool:
         """True once, when the patience is over."""

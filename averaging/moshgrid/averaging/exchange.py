@@ -60,6 +60,19 @@ class Exchange:
         """Per part the digest of the first result that came; empty where none has."""
         return tuple(held[0] if held else b"" for held in self._held)
 
+    def gives(self, member: int, part: int, digest: bytes) -> bool:
+        """True when that very result is kept, and ``member`` may have it from here."""
+        return 0 <= part < len(self._held) and self.holds(part, digest) and self.may_move_data(member)
+
+    @property
+    def has_reducer(self) -> bool:
+        """False when nobody is left that could average a part."""
+        return bool(self._reducers - self._lost)
+
+    def may_move_data(self, member: int) -> bool:
+        """Whether values and results go between ``member`` and this one; between two clients, none do."""
+        return self._me in self._reducers or member in self._reducers
+
     def holds(self, part: int, digest: bytes) -> bool:
         """True when that very result is kept."""
         return digest in self._held[part]
@@ -88,8 +101,8 @@ class Exchange:
 
     def _find_owner(self, part: int) -> int:
         order = [(self._owners[part] + step) % self._members for step in range(self._members)]
-        alive = [member for member in order if member not in self._lost]
-        return next((member for member in alive if member in self._reducers), alive[0])
+        alive = (member for member in order if member in self._reducers and member not in self._lost)
+        return next(alive, self._owners[part])
 
     # What happens ----------------------------------------------------------------------------------
 

@@ -10,6 +10,10 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
+from msgspec.structs import replace
+
+from moshgrid.averaging.draft_driver import Drafts
+from moshgrid.averaging.drafting import Members
 from moshgrid.averaging.early_joins import EarlyJoins
 from moshgrid.averaging.leader_watch import Equivocation, LeaderWatch, Restarted
 from moshgrid.averaging.leading import check_manifest, compose_manifest
@@ -20,17 +24,22 @@ from moshgrid.averaging.match_events import Formed, NoGroup, PeerLost, Told
 from moshgrid.averaging.matchmaking import Matchmaking
 from moshgrid.averaging.membership import MAX_ATTENDED, Membership
 from moshgrid.averaging.messages import (
-    Accepted,
     Begin,
     Decline,
+    Directness,
     Disbanded,
+    Draft,
+    Excluded,
+    Handover,
     Join,
     Leave,
     MatchMessage,
+    Offer,
     Ready,
     Refused,
 )
 from moshgrid.averaging.patience import Patience, silence_after
+from moshgrid.averaging.roles import known_direct
 from moshgrid.averaging.run_config import RunConfig
 from moshgrid.averaging.topology import LOBBY, Place
 from moshgrid.averaging.wire import Frame, encode_frame
@@ -76,10 +85,12 @@ class GroupFinder:
         self._watch = LeaderWatch()
         self._attempt = ("", 0, 0)
         self._sought = 0
+        self._drafts = Drafts(host, self._tell)
+        self._too_early: tuple[PeerId, bytes] | None = None
 
     async def find(
         self, place: Place, number: int, weight: float, reference: bytes = b""
-    ) -> SignedManifest | str:
+    ) -> SignedManifest | NoGroup:
         """The manifest of a group at ``place`` for round ``number``, or why there is none.
 
         ``reference``: the digest of the state that this peer can subtract; empty for none.
@@ -87,8 +98,8 @@ class GroupFinder:
         began = self._host.clock.now()
         group_key, self._place, self._sought = place.key, place, number
         self._reference = reference
-        offer = self._config.offer(weight, self._links.bandwidth, reference)
         self.attend(place)
+        offer = self._offer(weight)
         machine = Matchmaking(
             self._host.peer_id,
             group_key,
@@ -107,8 +118,10 @@ class GroupFinder:
         self._take_early_joins(matching)
         self.progressed()  # the round may be over elsewhere
         outcome = await matching.run()
+        if isinstance(outcome, Formed) and not outcome.is_settled:
+            outcome = await self._settle(outcome, matching)
         if isinstance(outcome, NoGroup):
-            return outcome.reason
+            return outcome
         size = len(outcome.peers if isinstance(outcome, SignedManifest) else outcome.members)
         self._patience.observed(self._host.clock.now() - began, size == self._config.group_size)
         if isinstance(outcome, SignedManifest):
@@ -116,7 +129,7 @@ class GroupFinder:
         if not any(offer.weight > 0 for _, offer in outcome.members):
             for peer, _ in outcome.members[1:]:
                 self._tell(peer, Disbanded(group_key, number, ""))
-            return "nobody in the group had a weight above 0"
+            return NoGroup("nobody in the group had a weight above 0")
         return self._lead(outcome, group_key, number)
 
     def attend(self, place: Place) -> None:
@@ -166,6 +179,7 @@ class GroupFinder:
         """The link to a peer ended."""
         self._early.forget(peer)
         self._watch.forget(peer)
+        self._drafts.lost(peer)
         if self._matching is not None:
             self._matching.feed(PeerLost(peer))
 
@@ -186,11 +200,58 @@ class GroupFinder:
                 self._tell(peer, Refused(key, number, "you signed two manifests for one round", "", ()))
             case Join(key, number) if not self._is_matching(key, number):
                 self._join_elsewhere(peer, message)
-            case Join() | Accepted() | Refused() | Leave() | Disbanded():
-                if self._matching is not None and self._is_matching(message.group_key, message.round):
-                    self._matching.feed(Told(peer, message))
+            case _ if isinstance(message, MatchMessage):
+                self._told(peer, message)
+
+    def _told(self, peer: PeerId, message: MatchMessage) -> None:
+        matching = self._matching
+        if isinstance(message, Begin) or matching is None:
+            return
+        if not self._is_matching(message.group_key, message.round):
+            return
+        match message:
+            case Directness():
+                self._drafts.reported(peer, message)
+            case Draft() if peer == matching.leader:
+                self._host.nursery.start_soon(self._drafts.answer, peer, message)
+            case Leave():
+                self._drafts.lost(peer)
+        matching.feed(Told(peer, message))
+        if isinstance(message, Handover) and self._too_early is not None:
+            (sender, raw), self._too_early = self._too_early, None
+            self._begin(sender, raw, None)
 
     # Steps ------------------------------------------------------------------------------------------
+
+    def _offer(self, weight: float) -> Offer:
+        offer = self._config.offer(weight, self._links.bandwidth, self._reference)
+        if not self._drafts.is_home:
+            return offer
+        here = {*self._membership.seekers(self._place.key, self._sought), *(self._place.expected or ())}
+        return replace(offer, home=True, direct=self._drafts.direct_to(sorted(here)))
+
+    async def _settle(self, formed: Formed, matching: MatchDriver) -> Formed | NoGroup | SignedManifest:
+        """Roles for the members of a group that came together; asks them only where it is not clear."""
+        me, key, number = self._host.peer_id, matching.group_key, matching.round
+        peers = [peer for peer, _ in formed.members]
+        if known_direct(formed.members, me, self._drafts.direct_to(peers)):
+            return formed
+        settled = await self._drafts.settle(key, number, formed.members, self._config.min_group_size)
+        for peer, reason in settled.excluded.items():
+            self._tell(peer, Excluded(key, number, reason))
+        mine: Members = ()
+        for group in settled.groups:
+            leader, roster = group[0][0], [peer for peer, _ in group]
+            mine = group if me in roster else mine
+            for peer in roster:
+                if me not in (peer, leader):
+                    self._tell(peer, Handover(key, number, group))
+        if not mine:
+            return NoGroup(settled.excluded.get(me, "nobody was left in the group"), is_final=True)
+        if mine[0][0] == me:
+            return Formed(mine, is_settled=True)
+        matching.follow(mine[0][0])
+        return await matching.run()
 
     def _patience_for(self, group_key: str) -> float:
         if self._config.deadline is not None:
@@ -234,6 +295,9 @@ class GroupFinder:
             return
         matching = self._matching
         manifest = signed.manifest
+        if matching is not None and matching.is_drafted and not matching.would_follow(signed.leader):
+            self._too_early = (sender, raw)  # by whom this peer's leader may have named
+            return
         if matching is None or not matching.would_follow(signed.leader):
             self._decline(signed, "it follows another leader, or none")
             return

@@ -91,7 +91,8 @@ class GroupRound:
         owed = bytes_owed(signed, me)
         if end_within is None:
             end_within = _END_WITHIN + signed.total_bytes / _SLOWEST
-        self._suspicion = Suspicion(book, signed.peers, me, owed, now, end_within / 4)
+        beyond = frozenset(i for i in range(n) if not self._exchange.may_move_data(i))
+        self._suspicion = Suspicion(book, signed.peers, me, owed, now, end_within / 4, beyond)
         self._ready: set[int] = {me}
         self._gone: dict[int, str] = {}
         self._suspected: dict[int, str] = {}
@@ -153,6 +154,8 @@ class GroupRound:
                 self._seal.result_arrived(now)
             case Reduced(part, digest, refused):
                 effects += self._reduced(part, digest, refused)
+            case MemberLost(member, _, False) if not self._exchange.may_move_data(member):
+                pass  # clients need not hear each other: what one says reaches the other's reducers
             case MemberLost(member, reason, refused):
                 effects += self._refuse(member, reason) if refused else []
                 effects += self._member_gone(member, reason, now)
@@ -193,7 +196,7 @@ class GroupRound:
             case Vote():
                 return seal.vote(member, message)
             case Fetch(part, digest):
-                held = 0 <= part < len(self._signed.parts) and self._exchange.holds(part, digest)
+                held = self._exchange.gives(member, part, digest)
                 return [SendResult(member, part, digest) if held else Send(member, NotHeld(part, digest))]
             case NotHeld():
                 return seal.fetched_in_vain(member, message, now)
@@ -271,6 +274,8 @@ class GroupRound:
                 self._end(now + _LINGER)
             elif (self._n - len(self._gone)) * 2 <= self._n:
                 effects += self._abort(f"{len(self._gone)} of {self._n} members are gone", now)
+            elif not (self._exchange.has_reducer or self._exchange.complete or self._seal.decided):
+                effects += self._abort("no member that could average is left", now)
             elif self._suspicion.is_alone(now):
                 effects += self._abort("more than half of the group can no longer be heard", now)
             elif now >= self._end_due:

@@ -57,6 +57,7 @@ class Links:
         self._users: dict[bytes, LinkUser] = {}
         self._outboxes: dict[PeerId, trio.MemorySendChannel[tuple[bytes, Payload]]] = {}
         self._inbound: dict[PeerId, Stream] = {}
+        self._relayed: set[Stream] = set()
         self.memory = PartMemory()
         """What frames are received into; parts to be sent may be encoded into it."""
         self._throughput = Throughput()
@@ -112,8 +113,11 @@ class Links:
         try:
             with trio.fail_after(_OPEN_SECONDS):
                 stream = await self._host.network.open_stream(peer, PROTOCOL)
+            is_direct = self._host.network.is_direct(peer)
             async for header, payload in queue:
                 with trio.fail_after(_SEND_SECONDS):
+                    if payload and not is_direct:
+                        stream, is_direct = await self._made_direct(stream), True
                     await send_frame(stream, header, payload)
                 self._throughput.sent(len(header) + len(payload), trio.current_time())
         except trio.TooSlowError:
@@ -127,6 +131,17 @@ class Links:
                     await stream.reset()
         self._lost(peer, reason)
 
+    async def _made_direct(self, relayed: Stream) -> Stream:
+        """A new stream over the direct connection, in the place of one over a relay, which ends in good
+        order. Tensors go over no relay. Raises Unreachable when there is no direct connection.
+        """
+        peer = relayed.peer
+        if not self._host.network.is_direct(peer):
+            raise Unreachable(peer, [(PROTOCOL, "no direct connection for what is too large for a relay")])
+        stream = await self._host.network.open_stream(peer, PROTOCOL)
+        await relayed.close_write()
+        return stream
+
     def _close_outbox(self, peer: PeerId, outbox: trio.MemorySendChannel[tuple[bytes, Payload]]) -> None:
         outbox.close()
         if self._outboxes.get(peer) is outbox:
@@ -135,8 +150,10 @@ class Links:
     async def _receive(self, stream: Stream) -> None:
         older = self._inbound.get(stream.peer)
         self._inbound[stream.peer] = stream
-        if older is not None:  # one at a time: each may hold a frame's worth of memory
-            await older.reset()
+        if older is not None and older not in self._relayed:
+            await older.reset()  # one at a time: each may hold a frame's worth of memory
+        if not self._host.network.is_direct(stream.peer):
+            self._relayed.add(stream)  # a direct one that takes its place lets it end in good order
         reader = FrameReader(_Listening(stream, self._heard), MAX_FRAME, self.memory.allocate)
         reason = "it closed the link"
         try:
@@ -150,6 +167,7 @@ class Links:
             reason = _reason(error)
             await stream.reset()
         finally:
+            self._relayed.discard(stream)
             replaced = self._inbound.get(stream.peer) is not stream
             if not replaced:
                 del self._inbound[stream.peer]

@@ -52,6 +52,16 @@ class MatchDriver:
         """True when a manifest of ``leader`` is to be taken."""
         return self._machine.would_follow(leader)
 
+    @property
+    def leader(self) -> PeerId | None:
+        """Whom this peer follows."""
+        return self._machine.leader
+
+    @property
+    def is_drafted(self) -> bool:
+        """True while the leader may yet name another one to begin."""
+        return self._machine.is_drafted
+
     def seekers_are(self, seekers: Iterable[PeerId]) -> None:
         """Who is declared under the key for the round now."""
         now = set(seekers)
@@ -81,6 +91,11 @@ class MatchDriver:
         self._perform(self._machine.began(signed.peers))
         self._outcome = self._outcome or signed
         self._moved.set()
+
+    def follow(self, leader: PeerId) -> None:
+        """After a draft of this peer's own: ``leader`` begins the group; ``run`` again."""
+        self._outcome = None
+        self._machine.follow(leader, self._clock.now())
 
     async def run(self) -> Formed | NoGroup | SignedManifest:
         """Waits for the end: to lead, to have been led, or neither."""

@@ -80,6 +80,8 @@ class Formed:
     """This peer leads these members (itself first); the manifest is to be signed and sent."""
 
     members: tuple[tuple[PeerId, Offer], ...]
+    is_settled: bool = False
+    """True when it is known who is direct to whom, and the offers say who reduces."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +89,8 @@ class NoGroup:
     """No group came about; ``reason`` is for a person."""
 
     reason: str
+    is_final: bool = False
+    """True when looking on elsewhere would not help in this round."""
 
 
 MatchEffect = Tell | Formed | NoGroup

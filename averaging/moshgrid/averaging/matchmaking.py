@@ -24,7 +24,19 @@ from moshgrid.averaging.match_events import (
     Tell,
     Told,
 )
-from moshgrid.averaging.messages import Accepted, Disbanded, Join, Leave, MatchMessage, Offer, Refused
+from moshgrid.averaging.messages import (
+    Accepted,
+    Disbanded,
+    Draft,
+    Excluded,
+    Handover,
+    Join,
+    Leave,
+    MatchMessage,
+    Offer,
+    Refused,
+)
+from moshgrid.averaging.offers import MISFITS, misfit
 from moshgrid.averaging.topology import rank
 from moshgrid.p2p.identity import PeerId
 from moshgrid.p2p.machine import DeadlinePassed
@@ -33,6 +45,7 @@ __all__ = ["Matchmaking"]
 
 _ASK_AT_ONCE = 3
 _MAX_SEEKERS = 1024
+_MAX_REASON = 200
 
 
 class Matchmaking:
@@ -73,6 +86,9 @@ class Matchmaking:
         self._taken: set[PeerId] = set()
         self._followers: dict[PeerId, Offer] = {}
         self._overtaken = False
+        self._misfits: dict[PeerId, str] = {}
+        self.is_drafted = False
+        """True while the leader may yet name another one to begin."""
         self.leader: PeerId | None = None
         """Whom this peer follows; None while it seeks or leads."""
         self.over = False
@@ -148,7 +164,9 @@ class Matchmaking:
                 return self._joined(peer, message.offer, now)
             case Accepted():
                 return self._accepted(peer, now)
-            case Refused(try_instead=other, taken=taken):
+            case Refused(reason=reason, try_instead=other, taken=taken):
+                if reason.startswith(MISFITS):
+                    self._misfits[peer] = reason[:_MAX_REASON]
                 self._answered.add(peer)
                 self._passed_over.add(peer)
                 self._taken |= {PeerId(name) for name in taken}
@@ -157,6 +175,14 @@ class Matchmaking:
                 self._see(PeerId(other), now)
             case Leave():
                 self._followers.pop(peer, None)
+            case Draft() if peer == self.leader:
+                self.is_drafted = True
+                self._times.drafted(now)
+            case Handover(members=members) if peer == self.leader:
+                return self._handed_over(members, now)
+            case Excluded(reason=reason) if peer == self.leader:
+                self._close([self._me])
+                return [NoGroup(reason[:_MAX_REASON], is_final=True)]
             case Disbanded(try_instead=other):
                 if self.leader == peer:
                     self._lose_leader()
@@ -167,14 +193,10 @@ class Matchmaking:
         return []
 
     def _joined(self, peer: PeerId, offer: Offer, now: float) -> list[MatchEffect]:
-        if not offer.is_sound:
-            return [self._refuse(peer, "your offer's numbers make no sense")]
-        if offer.schema != self._offer.schema:
-            return [self._refuse(peer, "your tensors differ in number, shape or dtype from the group's")]
-        if offer.codec != self._offer.codec:
-            return [self._refuse(peer, f"this group uses the codec {self._offer.codec}")]
-        if offer.reducer != self._offer.reducer:
-            return [self._refuse(peer, f"this group uses the reducer {self._offer.reducer}")]
+        if reason := misfit(offer, self._offer):
+            self._passed_over.add(peer)  # it is declared here, but never comes into this group
+            self._misfits[peer] = misfit(self._offer, offer) or "it offers what no honest peer would"
+            return [self._refuse(peer, reason)]
         if self.leader is not None:
             return [self._refuse(peer, "following another leader", self.leader)]
         if rank(self._key, self._round, peer) < self._my_rank:
@@ -184,6 +206,28 @@ class Matchmaking:
         self._followers[peer] = offer
         self._times.news(now)
         return [Tell(peer, Accepted(self._key, self._round))]
+
+    def _handed_over(self, members: Sequence[tuple[str, Offer]], now: float) -> list[MatchEffect]:
+        """The leader made several groups of its draft; the first member leads this peer's."""
+        roster = tuple((PeerId(name), offer) for name, offer in members)
+        if self._me not in dict(roster):
+            return []
+        if roster[0][0] != self._me:
+            self.follow(roster[0][0], now)
+            return []
+        self._close([peer for peer, _ in roster])
+        return [Formed(roster, is_settled=True)]
+
+    def follow(self, leader: PeerId, now: float) -> None:
+        """``leader`` begins a group with this peer, by the word of a leader that both followed.
+
+        Called from outside it opens a search again that had ended in a draft of this peer's own.
+        """
+        self.over = self.is_drafted = False
+        self.leader = leader
+        self._ever_asked.add(leader)
+        self._followers.clear()
+        self._times.followed(now)
 
     def _accepted(self, peer: PeerId, now: float) -> list[MatchEffect]:
         if peer not in self._ever_asked:
@@ -248,6 +292,10 @@ class Matchmaking:
         others = len(self._seekers)
         if not others:
             return [*effects, NoGroup("no other peer was looking for a group")]
+        if self._misfits:
+            peer, why = next(iter(self._misfits.items()))
+            one = f"{len(self._misfits)} of {others} that were there cannot average with this peer"
+            return [*effects, NoGroup(f"{one}: {peer} says: {why}")]
         return [*effects, NoGroup(f"{others} other peers were declared but none joined in time")]
 
     def _candidates(self) -> list[PeerId]:

@@ -81,9 +81,7 @@ class Membership:
         declared = self._seekers.get(group_key, {})
         latest = self._latest()
         return [
-            peer
-            for peer, at in declared.items()
-            if at == round_number == latest[peer] and peer != self._me
+            peer for peer, at in declared.items() if at == round_number == latest[peer] and peer != self._me
         ]
 
     def awaits(self, place: Place, round_number: int) -> bool:

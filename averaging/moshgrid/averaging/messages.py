@@ -5,18 +5,40 @@ Members are named by their roster index, parts by their index.
 
 from __future__ import annotations
 
-import msgspec
+from moshgrid.averaging.match_messages import (
+    MAX_NAMED,
+    MAX_WEIGHT,
+    Accepted,
+    Begin,
+    Directness,
+    Disbanded,
+    Draft,
+    Excluded,
+    Handover,
+    Join,
+    Leave,
+    MatchMessage,
+    Offer,
+    Refused,
+    Tagged,
+)
 
 __all__ = [
+    "MAX_NAMED",
+    "MAX_WEIGHT",
     "Accepted",
     "Alive",
     "Attested",
     "Begin",
     "Decided",
     "Decline",
+    "Directness",
     "Disbanded",
+    "Draft",
+    "Excluded",
     "Fetch",
     "GroupMessage",
+    "Handover",
     "Join",
     "Learn",
     "Leave",
@@ -39,110 +61,33 @@ __all__ = [
 ]
 
 
-MAX_WEIGHT = 1e9
-_MAX_BANDWIDTH = 1e15
-
-
-class _Message(msgspec.Struct, frozen=True, array_like=True, tag=True):
-    pass
-
-
-# Matchmaking -------------------------------------------------------------------------------------
-
-
-class Offer(msgspec.Struct, frozen=True, array_like=True):
-    """What a peer brings to a group."""
-
-    weight: float
-    bandwidth: float
-    """Bytes per second it can move, measured by itself; 0 when not known yet."""
-    schema: bytes
-    codec: str
-    reduces: bool
-    reducer: str = "mean"
-    reference: bytes = b""
-    """Digest of the state that this peer can subtract before encoding; empty for none."""
-
-    @property
-    def is_sound(self) -> bool:
-        """False for numbers that no honest peer would send (negative, huge, not finite)."""
-        sane = 0 <= self.weight <= MAX_WEIGHT and 0 <= self.bandwidth <= _MAX_BANDWIDTH
-        return sane and len(self.reference) in (0, 32)
-
-
-class Join(_Message, frozen=True):
-    """Asks the receiver to lead; the sender's rank follows from its peer id."""
-
-    group_key: str
-    round: int
-    offer: Offer
-
-
-class Accepted(_Message, frozen=True):
-    """The sender leads and has noted the receiver."""
-
-    group_key: str
-    round: int
-
-
-class Refused(_Message, frozen=True):
-    """The sender will not lead the receiver; ``try_instead`` may, ``taken`` are in a group already."""
-
-    group_key: str
-    round: int
-    reason: str
-    try_instead: str
-    taken: tuple[str, ...]
-
-
-class Leave(_Message, frozen=True):
-    """The sender follows somebody else, or gave up."""
-
-    group_key: str
-    round: int
-
-
-class Disbanded(_Message, frozen=True):
-    """The sender no longer leads."""
-
-    group_key: str
-    round: int
-    try_instead: str
-
-
-class Begin(_Message, frozen=True):
-    """The group is closed; the leader's signed manifest."""
-
-    manifest: bytes
-
-
 # A round ------------------------------------------------------------------------------------------
 
 
-class Ready(_Message, frozen=True):
+class Ready(Tagged, frozen=True):
     """Countersigns the manifest, and brings it to whom the leader has not told yet."""
 
     manifest: bytes
     signature: bytes
 
 
-class Decline(_Message, frozen=True):
+class Decline(Tagged, frozen=True):
     """The sender will not take part."""
 
     reason: str
 
 
-class Alive(_Message, frozen=True):
+class Alive(Tagged, frozen=True):
     """Sent while a round lasts, so that silence means something."""
 
 
-class PartData(_Message, frozen=True):
+class PartData(Tagged, frozen=True):
     """The sender's own values of a part; the encoded bytes follow."""
 
     part: int
 
 
-class ResultData(_Message, frozen=True):
+class ResultData(Tagged, frozen=True):
     """The average of a part; the encoded bytes follow. Bit i of ``contributors`` is member i."""
 
     part: int
@@ -150,7 +95,7 @@ class ResultData(_Message, frozen=True):
     digest: bytes
 
 
-class Attested(_Message, frozen=True):
+class Attested(Tagged, frozen=True):
     """A reducer's signature over the digests of up to 16 results it made."""
 
     parts: tuple[int, ...]
@@ -158,27 +103,27 @@ class Attested(_Message, frozen=True):
     signature: bytes
 
 
-class Refusing(_Message, frozen=True):
+class Refusing(Tagged, frozen=True):
     """The sender refuses what a member sent it; for the others' reports, and no more than a claim."""
 
     member: int
     reason: str
 
 
-class TakingOver(_Message, frozen=True):
+class TakingOver(Tagged, frozen=True):
     """The sender reduces these parts in the place of a lost member."""
 
     parts: tuple[int, ...]
     instead_of: int
 
 
-class Prepare(_Message, frozen=True):
+class Prepare(Tagged, frozen=True):
     """Paxos phase 1a."""
 
     ballot: int
 
 
-class Promise(_Message, frozen=True):
+class Promise(Tagged, frozen=True):
     """Paxos phase 1b: what was accepted (ballot −1 for nothing) and one held digest per part."""
 
     ballot: int
@@ -187,21 +132,21 @@ class Promise(_Message, frozen=True):
     held: tuple[bytes, ...]
 
 
-class TooLow(_Message, frozen=True):
+class TooLow(Tagged, frozen=True):
     """A ballot was refused because the sender promised a higher one."""
 
     ballot: int
     promised: int
 
 
-class Propose(_Message, frozen=True):
+class Propose(Tagged, frozen=True):
     """Paxos phase 2a: one result digest per part."""
 
     ballot: int
     value: tuple[bytes, ...]
 
 
-class Vote(_Message, frozen=True):
+class Vote(Tagged, frozen=True):
     """Paxos phase 2b, to everybody: accepted, and holding all the bytes it names."""
 
     ballot: int
@@ -209,25 +154,25 @@ class Vote(_Message, frozen=True):
     signature: bytes
 
 
-class Fetch(_Message, frozen=True):
+class Fetch(Tagged, frozen=True):
     """Asks for a result by digest."""
 
     part: int
     digest: bytes
 
 
-class NotHeld(_Message, frozen=True):
+class NotHeld(Tagged, frozen=True):
     """The answer to Fetch when the bytes are not here."""
 
     part: int
     digest: bytes
 
 
-class Learn(_Message, frozen=True):
+class Learn(Tagged, frozen=True):
     """Asks for the decision."""
 
 
-class Decided(_Message, frozen=True):
+class Decided(Tagged, frozen=True):
     """The decision, with the signed votes of more than half of the roster."""
 
     ballot: int
@@ -235,13 +180,12 @@ class Decided(_Message, frozen=True):
     votes: tuple[tuple[int, bytes], ...]
 
 
-class Sealed(_Message, frozen=True):
+class Sealed(Tagged, frozen=True):
     """The sender applied the decision of that ballot."""
 
     ballot: int
 
 
-MatchMessage = Join | Accepted | Refused | Leave | Disbanded | Begin
 GroupMessage = (
     Ready
     | Decline

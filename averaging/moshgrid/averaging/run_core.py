@@ -194,7 +194,9 @@ class RunCore:
                     return report
                 reasons.append(report.reason)
             else:
-                reasons.append(signed)
+                reasons.append(signed.reason)
+                if signed.is_final:
+                    break
                 if not lobby and self._membership.progress >= number:
                     continue  # others went on without this peer: on to the round where they are
             if lobby:

@@ -99,11 +99,14 @@ class Suspicion:
         sizes: Sequence[int],
         now: float,
         longest: float = math.inf,
+        beyond: frozenset[int] = frozenset(),
     ) -> None:
+        """``beyond``: members that need not be heard as long as any of the others is."""
         self._book = book
         self._peers = peers
         self._sizes = sizes
         self._longest = longest
+        self._beyond = beyond - {me}
         self._heard = {member: now for member in range(len(peers)) if member != me}
         self._silence = {member: book.silence_limit(peers[member]) for member in self._heard}
         self._expected = {member: book.expected(peers[member], sizes[member]) for member in self._heard}
@@ -115,16 +118,21 @@ class Suspicion:
 
     def heard(self, member: int, now: float, size: int = 0) -> None:
         """``size`` bytes came from ``member``, or at least something."""
+        self._note(member, now)
+        for other in self._beyond if member not in self._beyond else ():
+            self._note(other, now)
+        for waits in (self._senders, self._reducers):
+            if size and (wait := waits.get(member)) is not None:
+                wait.got += size
+                wait.last = now
+
+    def _note(self, member: int, now: float) -> None:
         if member in self._heard:
             self._largest[member] = max(self._largest[member], now - self._heard[member])
             self._heard[member] = now
         elif member in self._silent_since:  # it was suspected wrongly, or is back: this gap counts, too
             self._largest[member] = max(self._largest[member], now - self._silent_since.pop(member))
             self._count(now)
-        for waits in (self._senders, self._reducers):
-            if size and (wait := waits.get(member)) is not None:
-                wait.got += size
-                wait.last = now
 
     def stood_still(self, seconds: float) -> None:
         """This peer did nothing for ``seconds``: what others sent meanwhile waits to be read."""

@@ -6,13 +6,25 @@ results, the encoded bytes.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import msgspec
 
 from moshgrid.averaging.layout import MAX_PART_BYTES
 from moshgrid.averaging.manifest import MAX_MANIFEST_BYTES
-from moshgrid.averaging.messages import Begin, Message, PartData, Ready, Refused, ResultData
+from moshgrid.averaging.messages import (
+    MAX_NAMED,
+    Begin,
+    Directness,
+    Draft,
+    Handover,
+    Message,
+    PartData,
+    Ready,
+    Refused,
+    ResultData,
+)
 from moshgrid.p2p.decoding import Unreadable, decode
 from moshgrid.p2p.errors import RemoteProtocolError
 from moshgrid.p2p.identity import PeerId
@@ -21,7 +33,6 @@ __all__ = ["MAX_FRAME", "Frame", "decode_frame", "encode_frame"]
 
 MAX_HEADER = 65535
 MAX_FRAME = 2 + MAX_HEADER + MAX_PART_BYTES
-_MAX_NAMED = 64
 
 
 class Frame(NamedTuple):
@@ -63,8 +74,15 @@ def decode_frame(frame: bytes | bytearray | memoryview, sender: PeerId) -> Frame
         raise RemoteProtocolError(sender, f"sent bytes after a {type(header.message).__name__}")
     if len(header.run) != 16 or len(header.group) not in (0, 32):
         raise RemoteProtocolError(sender, "sent an id of the wrong length")
-    if isinstance(header.message, Refused) and len(header.message.taken) > _MAX_NAMED:
+    if len(_named(header.message)) > MAX_NAMED:
         raise RemoteProtocolError(sender, "named too many peers")
     if isinstance(header.message, Begin | Ready) and len(header.message.manifest) > MAX_MANIFEST_BYTES:
         raise RemoteProtocolError(sender, "sent a manifest that is too large")
     return Frame(header.run, header.group, header.message, payload)
+
+
+def _named(message: Message) -> Sequence[object]:
+    match message:
+        case Refused(taken=named) | Draft(members=named) | Directness(direct=named) | Handover(members=named):
+            return named
+    return ()

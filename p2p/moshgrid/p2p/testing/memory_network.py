@@ -60,17 +60,22 @@ class MemoryNetwork:
 
     @property
     def addrs(self) -> tuple[str, ...]:
-        """One address, or none when the peer cannot be dialled."""
-        return (f"/memory/{self._number}/p2p/{self._peer_id}",) if self.dialable else ()
+        """One address, or none when the peer cannot be dialled; a relayed one for a peer at home."""
+        reachability = self.switch.reachability
+        is_home = reachability.is_home(self._peer_id)
+        if not self.dialable or (is_home and not reachability.relays):
+            return ()
+        relay = "/p2p-circuit" if is_home else ""
+        return (f"/memory/{self._number}{relay}/p2p/{self._peer_id}",)
 
     def serve(self, protocol: str, handler: StreamHandler) -> None:
         """Hands inbound streams of ``protocol`` to ``handler``."""
         self._handlers[protocol] = handler
 
     async def dial(self, addr: str) -> PeerId:
-        """Connects to ``/memory/<n>/p2p/<id>``."""
+        """Connects to ``/memory/<n>/p2p/<id>``, or by a relay to ``/memory/<n>/p2p-circuit/p2p/<id>``."""
         await self.awake()
-        parts = addr.split("/")
+        parts = addr.replace("/p2p-circuit/", "/", 1).split("/")
         if len(parts) != 5 or parts[1] != "memory" or not parts[2].isdigit() or parts[3] != "p2p":
             raise Unreachable(addr, [(addr, "not an address of the form /memory/<n>/p2p/<peer id>")])
         peer = PeerId(parts[4])
