@@ -15,9 +15,7 @@ def test_two_peers_of_one_home_meet_in_it(lab: Lab) -> None:
     relays[0].open()
     relays[1].open([relays[0].addr])
     home = lab.home("both", Nat.SYMMETRIC, 2, peers=2)
-    one, other = (
-        Process(host).open(bootstrap=[relay.addr for relay in relays]) for host in home.peers
-    )
+    one, other = (Process(host).open(bootstrap=[relay.addr for relay in relays]) for host in home.peers)
     for peer in (one, other):
         peer.call("relayed", seconds=RELAYED_SECONDS)
     relayed = [addr for addr in other.call("addrs")["addrs"] if "p2p-circuit" in addr]
