@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from ipaddress import ip_address
 from typing import Any, NamedTuple
 
 import trio
@@ -95,7 +96,7 @@ class Neighbourhood:
         return home, Process(home.peer)
 
     def meet(
-        self, pairs: Iterable[Pair], tries: int, seconds: float, at_once: int = 8
+        self, pairs: Iterable[Pair], tries: int, seconds: float, at_once: int = 7
     ) -> dict[Pair, Meeting]:
         """Let a new node on the left reach one on the right, for each pair; then look whether it did."""
         waiting, met = list(pairs), dict[Pair, Meeting]()
@@ -117,6 +118,17 @@ class Neighbourhood:
         for done in closing:
             done.result(PATIENCE)
         return met
+
+    def private_calls(self) -> set[str]:
+        """Addresses of local networks that packets were sent to across a router: there should be none."""
+        homes = [home for side in (self.left, self.right) for home, _ in side.values()]
+        return {
+            address
+            for home in homes
+            for router in home.routers
+            for address in router.sent()
+            if ip_address(address).is_private
+        }
 
     def _open(self, pair: Pair) -> tuple[Peer, Peer]:
         bootstrap = [relay.addr for relay in self.relays]

@@ -12,6 +12,7 @@ from wires import Wire
 
 SIXTEEN_MB = 4 << 20  # float32 values
 SMALL = 1 << 18
+LAN = "192.168.1"
 MIXED = (
     Nat.FULL_CONE,
     Nat.ADDRESS_RESTRICTED,
@@ -24,18 +25,26 @@ ROUNDS = 5
 AT_MOST = 15.0  # seconds until a round is committed or refused with a reason
 
 
-def crowd_behind(lab: Lab, name: str, types: tuple[Nat, ...], group: int, wire: Wire | None = None) -> Crowd:
+def crowd_behind(
+    lab: Lab,
+    name: str,
+    types: tuple[Nat, ...],
+    group: int,
+    wire: Wire | None = None,
+    lan: str | None = None,
+) -> Crowd:
     """A run's peers, one behind a router of each of these types, and two relays."""
     relays = two_relays(lab, group)
     homes = [
-        lab.home(f"{name}-{number}-{nat.value}", nat, group + 2 + number, wire=wire)
+        lab.home(f"{name}-{number}-{nat.value}", nat, group + 2 + number, lan=lan, wire=wire)
         for number, nat in enumerate(types)
     ]
     return Crowd([home.peer for home in homes], relays)
 
 
 def test_three_behind_different_routers_average(lab: Lab) -> None:
-    crowd = crowd_behind(lab, "three", (Nat.PORT_RESTRICTED, Nat.SYMMETRIC, Nat.FULL_CONE), 0)
+    """Each is 192.168.1.2 in its own home: nobody takes another's address for one around the corner."""
+    crowd = crowd_behind(lab, "three", (Nat.PORT_RESTRICTED, Nat.SYMMETRIC, Nat.FULL_CONE), 0, lan=LAN)
     crowd.join("three", SMALL, compression="none", group_size=3)
     committed = crowd.step_until(lambda said: said["committed"] and len(said["group"]) == 3, ROUNDS)
     for said in committed:

@@ -73,7 +73,7 @@ def test_an_address_restricted_nat_and_one_bootstrap_are_never_public(lab: Lab, 
     alone.open()
     home, process = world.homes[Nat.ADDRESS_RESTRICTED]
     peers = [process.open(bootstrap=[addr]) for addr in (alone.addr, world.joining[0].addr)]
-    answers = [peer.soon("verdict", seconds=2 * SECONDS) for peer in peers]
+    answers = [peer.soon("verdict", seconds=SECONDS) for peer in peers]
     for answer in answers:
         said = answer.result(60)
         assert said["verdict"] in ("unknown", "punchable"), said
