@@ -13,6 +13,7 @@ from lab import Home, Lab
 from peers import PATIENCE, Peer, Process
 from raw_sockets import can_connect
 from routers import Nat
+from wires import Wire
 
 PORT = 4001
 RELAYED_SECONDS = 10.0
@@ -56,6 +57,7 @@ class Meeting:
     bytes_direct: int  # that crossed the internet from home to home during an echo
     bytes_relayed: int  # to the relays meanwhile
     bytes_let_in: int  # by the first one's router, from the other's public address
+    payload: int  # that was echoed
     echoed: bool
 
     @property
@@ -63,9 +65,9 @@ class Meeting:
         """All four signs say that bytes go directly."""
         return (
             self.remote
-            and self.bytes_direct >= 2 * PAYLOAD
-            and self.bytes_let_in >= PAYLOAD
-            and self.bytes_relayed < PAYLOAD // 4
+            and self.bytes_direct >= 2 * self.payload
+            and self.bytes_let_in >= self.payload
+            and self.bytes_relayed < self.payload // 4
         )
 
     @property
@@ -73,17 +75,26 @@ class Meeting:
         """All four signs say that bytes go through a relay."""
         return (
             not self.remote
-            and self.bytes_direct < PAYLOAD // 4
-            and self.bytes_let_in < PAYLOAD // 4
-            and self.bytes_relayed >= 2 * PAYLOAD
+            and self.bytes_direct < self.payload // 4
+            and self.bytes_let_in < self.payload // 4
+            and self.bytes_relayed >= 2 * self.payload
         )
 
 
 class Neighbourhood:
     """The homes on the left call those on the right."""
 
-    def __init__(self, lab: Lab, left: Sequence[Nat] = tuple(Nat), right: Sequence[Nat] = tuple(Nat)) -> None:
+    def __init__(
+        self,
+        lab: Lab,
+        left: Sequence[Nat] = tuple(Nat),
+        right: Sequence[Nat] = tuple(Nat),
+        wire: Wire | None = None,
+        payload: int = PAYLOAD,
+    ) -> None:
         self.lab = lab
+        self._wire = wire
+        self._payload = payload
         self.relays = [Relay(self.lab, f"relay-{group}", group) for group in (0, 1)]
         self.relays[0].open()
         self.relays[1].open([self.relays[0].addr])
@@ -92,7 +103,7 @@ class Neighbourhood:
         self.right = {nat: self._home("right", nat, 3) for nat in right}
 
     def _home(self, side: str, nat: Nat, group: int) -> tuple[Home, Process]:
-        home = self.lab.home(f"{side}-{nat.value}", nat, group)
+        home = self.lab.home(f"{side}-{nat.value}", nat, group, wire=self._wire)
         return home, Process(home.peer)
 
     def meet(
@@ -167,7 +178,7 @@ class Neighbourhood:
     ) -> Meeting:
         home, there = self.left[pair[0]][0], self.right[pair[1]][0]
         before = self._crossed(home, there)
-        echoed = one.call("echo", peer=other.peer_id, size=PAYLOAD)["good"]
+        echoed = one.call("echo", peer=other.peer_id, size=self._payload)["good"]
         direct, relayed, let_in = (
             after - earlier for after, earlier in zip(self._crossed(home, there), before, strict=True)
         )
@@ -175,7 +186,7 @@ class Neighbourhood:
             address == there.address and (port == one.port or remote_port == other.port)
             for port, address, remote_port in home.peer.connections()
         )
-        return Meeting(said, plain, remote, direct, relayed, let_in, echoed)
+        return Meeting(said, plain, remote, direct, relayed, let_in, self._payload, echoed)
 
     def _crossed(self, home: Home, there: Home) -> tuple[int, int, int]:
         """Bytes between the homes and between the first and the relays, and bytes let in, all so far."""

@@ -122,7 +122,7 @@ def test_datagrams(street: Street, nat: Nat) -> None:
 
 
 def test_the_matrix_of_simultaneous_open(street: Street) -> None:
-    """All ordered pairs at once: those meet that should, the others not, though each SYN is repeated twice."""
+    """All ordered pairs at once: those meet that should, the others not, though SYNs are repeated twice."""
     met: dict[tuple[Nat, Nat], bool] = {}
 
     async def attempt(number: int, pair: tuple[Nat, Nat]) -> None:
