@@ -290,7 +290,7 @@ def test_a_leader_that_signs_two_manifests_is_found_out_and_skipped(seed):
             found_out = {proof["leader"] for proof in proofs}
             for proof in proofs:
                 finder = honest[proof["peer"]].core._finder
-                assert finder._is_skipped(proof["leader"])
+                assert finder._incoming.is_skipped(proof["leader"])
             assert len(found_out) >= 1
 
     run_virtual(main, seed=seed)

@@ -6,9 +6,22 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 import trio
+from msgspec.structs import replace
 
-from moshgrid.averaging.drafting import PUNCH_SECONDS, Drafting, Settled
-from moshgrid.averaging.messages import MAX_NAMED, Directness, Draft, MatchMessage, Offer
+from moshgrid.averaging.drafting import PUNCH_SECONDS, Drafting, Members, Settled
+from moshgrid.averaging.manifest import SignedManifest
+from moshgrid.averaging.match_driver import MatchDriver
+from moshgrid.averaging.match_events import Formed, NoGroup
+from moshgrid.averaging.messages import (
+    MAX_NAMED,
+    Directness,
+    Draft,
+    Excluded,
+    Handover,
+    MatchMessage,
+    Offer,
+)
+from moshgrid.averaging.roles import known_direct
 from moshgrid.p2p.errors import MoshgridError
 from moshgrid.p2p.host import Host
 from moshgrid.p2p.identity import PeerId
@@ -43,10 +56,41 @@ class Drafts:
         """Those of ``peers`` to whom there is a direct connection now."""
         return tuple(peer for peer in peers if self._host.network.is_direct(peer))[:MAX_NAMED]
 
-    async def settle(
+    def marked(self, offer: Offer, here: Sequence[PeerId]) -> Offer:
+        """``offer``, and what a leader has to know of the connections of a peer at home."""
+        return replace(offer, home=True, direct=self.direct_to(here)) if self.is_home else offer
+
+    async def with_roles(
+        self, formed: Formed, matching: MatchDriver, least: int
+    ) -> Formed | NoGroup | SignedManifest:
+        """Roles for a group that came together under this peer; asks its members only where need be.
+
+        The group may turn out to be led by another member, or to be several, or none.
+        """
+        me, key, number = self._host.peer_id, matching.group_key, matching.round
+        peers = [peer for peer, _ in formed.members]
+        if known_direct(formed.members, me, self.direct_to(peers)):
+            return formed
+        settled = await self._settle(key, number, formed.members, least)
+        for peer, reason in settled.excluded.items():
+            self._tell(peer, Excluded(key, number, reason))
+        mine: Members = ()
+        for group in settled.groups:
+            leader, roster = group[0][0], [peer for peer, _ in group]
+            mine = group if me in roster else mine
+            for peer in roster:
+                if me not in (peer, leader):
+                    self._tell(peer, Handover(key, number, group))
+        if not mine:
+            return NoGroup(settled.excluded.get(me, "nobody was left in the group"), is_final=True)
+        if mine[0][0] == me:
+            return Formed(mine, is_settled=True)
+        matching.follow(mine[0][0])
+        return await matching.run()
+
+    async def _settle(
         self, group_key: str, round_number: int, members: Sequence[tuple[PeerId, Offer]], least: int
     ) -> Settled:
-        """Leads a draft of ``members``, this peer first."""
         drafting = self._drafting = Drafting(members, least, self._host.clock.now())
         others = drafting.members[1:]
         for peer in others:

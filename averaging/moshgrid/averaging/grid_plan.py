@@ -178,7 +178,7 @@ class GridPlan:
         cell = self.places.get(me)
         others = set(peers) - {me}
         number = None if cell is None else self._line_of(cell, axis)
-        if number is None or (others and not lines[number] & others):
+        if number is None or (len(lines[number]) > 1 and others and not lines[number] & others):
             number = self._emptiest(lines, me, others)
         return Line(f"{self._name}.{axis}.{number}", len(lines), lines[number])
 

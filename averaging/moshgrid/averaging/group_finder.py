@@ -10,26 +10,21 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
-from msgspec.structs import replace
-
 from moshgrid.averaging.draft_driver import Drafts
-from moshgrid.averaging.drafting import Members
 from moshgrid.averaging.early_joins import EarlyJoins
-from moshgrid.averaging.leader_watch import Equivocation, LeaderWatch, Restarted
-from moshgrid.averaging.leading import check_manifest, compose_manifest
+from moshgrid.averaging.incoming_manifests import IncomingManifests
+from moshgrid.averaging.leading import compose_manifest
 from moshgrid.averaging.links import Links
-from moshgrid.averaging.manifest import SignedManifest, open_manifest, sign_manifest
+from moshgrid.averaging.manifest import SignedManifest, sign_manifest
 from moshgrid.averaging.match_driver import MatchDriver
 from moshgrid.averaging.match_events import Formed, NoGroup, PeerLost, Told
 from moshgrid.averaging.matchmaking import Matchmaking
 from moshgrid.averaging.membership import MAX_ATTENDED, Membership
 from moshgrid.averaging.messages import (
     Begin,
-    Decline,
     Directness,
     Disbanded,
     Draft,
-    Excluded,
     Handover,
     Join,
     Leave,
@@ -39,11 +34,10 @@ from moshgrid.averaging.messages import (
     Refused,
 )
 from moshgrid.averaging.patience import Patience, silence_after
-from moshgrid.averaging.roles import known_direct
 from moshgrid.averaging.run_config import RunConfig
 from moshgrid.averaging.topology import LOBBY, Place
 from moshgrid.averaging.wire import Frame, encode_frame
-from moshgrid.p2p.errors import MoshgridError, RemoteProtocolError
+from moshgrid.p2p.errors import MoshgridError
 from moshgrid.p2p.host import Host
 from moshgrid.p2p.identity import PeerId
 
@@ -67,7 +61,6 @@ class GroupFinder:
         config: RunConfig,
         leader_gone: Callable[[PeerId, bytes, str], None],
     ) -> None:
-        """``leader_gone(leader, group id, reason)``: a leader has left a group, by what it signed."""
         self._host = host
         self._links = links
         self._membership = membership
@@ -81,8 +74,7 @@ class GroupFinder:
         self._forming: SignedManifest | None = None
         self._found = b""
         self._held: list[tuple[PeerId, Frame]] = []
-        self._leader_gone = leader_gone
-        self._watch = LeaderWatch()
+        self._incoming = IncomingManifests(host, links, run, config, leader_gone, self._found_out)
         self._attempt = ("", 0, 0)
         self._sought = 0
         self._drafts = Drafts(host, self._tell)
@@ -119,7 +111,7 @@ class GroupFinder:
         self.progressed()  # the round may be over elsewhere
         outcome = await matching.run()
         if isinstance(outcome, Formed) and not outcome.is_settled:
-            outcome = await self._settle(outcome, matching)
+            outcome = await self._drafts.with_roles(outcome, matching, self._config.min_group_size)
         if isinstance(outcome, NoGroup):
             return outcome
         size = len(outcome.peers if isinstance(outcome, SignedManifest) else outcome.members)
@@ -166,7 +158,7 @@ class GroupFinder:
         if matching is None:
             return
         seekers = self._membership.seekers(matching.group_key, matching.round)
-        matching.seekers_are([peer for peer in seekers if not self._is_skipped(peer)])
+        matching.seekers_are([peer for peer in seekers if not self._incoming.is_skipped(peer)])
         matching.others_are_awaited(self._membership.awaits(self._place, matching.round))
 
     def progressed(self) -> None:
@@ -178,10 +170,14 @@ class GroupFinder:
     def lost(self, peer: PeerId) -> None:
         """The link to a peer ended."""
         self._early.forget(peer)
-        self._watch.forget(peer)
+        self._incoming.forget(peer)
         self._drafts.lost(peer)
         if self._matching is not None:
             self._matching.feed(PeerLost(peer))
+
+    def _found_out(self, leader: PeerId) -> None:
+        if self._matching is not None:
+            self._matching.feed(PeerLost(leader))
 
     def group_frame(self, peer: PeerId, frame: Frame) -> None:
         """A message of a group that no round is running for yet."""
@@ -196,7 +192,7 @@ class GroupFinder:
         match message:
             case Begin(manifest):
                 self._begin(peer, manifest, None)
-            case Join(key, number) if self._is_skipped(peer):
+            case Join(key, number) if self._incoming.is_skipped(peer):
                 self._tell(peer, Refused(key, number, "you signed two manifests for one round", "", ()))
             case Join(key, number) if not self._is_matching(key, number):
                 self._join_elsewhere(peer, message)
@@ -225,33 +221,8 @@ class GroupFinder:
 
     def _offer(self, weight: float) -> Offer:
         offer = self._config.offer(weight, self._links.bandwidth, self._reference)
-        if not self._drafts.is_home:
-            return offer
         here = {*self._membership.seekers(self._place.key, self._sought), *(self._place.expected or ())}
-        return replace(offer, home=True, direct=self._drafts.direct_to(sorted(here)))
-
-    async def _settle(self, formed: Formed, matching: MatchDriver) -> Formed | NoGroup | SignedManifest:
-        """Roles for the members of a group that came together; asks them only where it is not clear."""
-        me, key, number = self._host.peer_id, matching.group_key, matching.round
-        peers = [peer for peer, _ in formed.members]
-        if known_direct(formed.members, me, self._drafts.direct_to(peers)):
-            return formed
-        settled = await self._drafts.settle(key, number, formed.members, self._config.min_group_size)
-        for peer, reason in settled.excluded.items():
-            self._tell(peer, Excluded(key, number, reason))
-        mine: Members = ()
-        for group in settled.groups:
-            leader, roster = group[0][0], [peer for peer, _ in group]
-            mine = group if me in roster else mine
-            for peer in roster:
-                if me not in (peer, leader):
-                    self._tell(peer, Handover(key, number, group))
-        if not mine:
-            return NoGroup(settled.excluded.get(me, "nobody was left in the group"), is_final=True)
-        if mine[0][0] == me:
-            return Formed(mine, is_settled=True)
-        matching.follow(mine[0][0])
-        return await matching.run()
+        return self._drafts.marked(offer, sorted(here))
 
     def _patience_for(self, group_key: str) -> float:
         if self._config.deadline is not None:
@@ -281,17 +252,8 @@ class GroupFinder:
         return signed
 
     def _begin(self, sender: PeerId, raw: bytes, early: Frame | None) -> None:
-        try:
-            signed = open_manifest(raw, sender)
-            check_manifest(signed, sender, self._host.peer_id, self._run, self._config, self._reference)
-        except RemoteProtocolError as error:
-            _log.warning("%s", error)
-            return
-        self._watch_leader(signed)
-        if self._is_skipped(signed.leader):
-            self._decline(signed, "its leader signed two manifests for one round")
-            return
-        if self._forming is not None or signed.group_id == self._found:
+        signed = self._incoming.opened(sender, raw, self._reference)
+        if signed is None or self._forming is not None or signed.group_id == self._found:
             return
         matching = self._matching
         manifest = signed.manifest
@@ -299,38 +261,15 @@ class GroupFinder:
             self._too_early = (sender, raw)  # by whom this peer's leader may have named
             return
         if matching is None or not matching.would_follow(signed.leader):
-            self._decline(signed, "it follows another leader, or none")
+            self._incoming.decline(signed, "it follows another leader, or none")
             return
         if (matching.group_key, matching.round) != (manifest.group_key, manifest.round):
-            self._decline(signed, "it seeks a group for another round")
+            self._incoming.decline(signed, "it seeks a group for another round")
             return
         self._forming, self._found = signed, signed.group_id
         if early is not None:
             self._hold(sender, early)
         matching.began(signed)
-
-    def _watch_leader(self, signed: SignedManifest) -> None:
-        match self._watch.saw(signed, self._host.clock.now()):
-            case Equivocation(leader, first, second):
-                manifest, both = signed.manifest, [first.raw.hex(), second.raw.hex()]
-                where = {"round": manifest.round, "group_key": manifest.group_key}
-                self._host.events.emit("equivocation", leader=leader, manifests=both, **where)
-                _log.warning(
-                    "%s signed two manifests for round %d; skipped for a while", leader, manifest.round
-                )
-                self._leader_gone(leader, first.group_id, "signed two manifests for one round")
-                if self._matching is not None:
-                    self._matching.feed(PeerLost(leader))
-            case Restarted(leader, before):
-                self._leader_gone(leader, before.group_id, "began the round anew with others")
-
-    def _is_skipped(self, peer: PeerId) -> bool:
-        return self._watch.is_skipped(peer, self._host.clock.now())
-
-    def _decline(self, signed: SignedManifest, reason: str) -> None:
-        for peer in signed.peers:
-            if peer != self._host.peer_id:
-                self._links.send(peer, encode_frame(self._run, signed.group_id, Decline(reason)))
 
     def _hold(self, peer: PeerId, frame: Frame) -> None:
         if len(self._held) < _MAX_HELD:

@@ -45,16 +45,13 @@ from moshgrid.averaging.messages import (
     Vote,
 )
 from moshgrid.averaging.seal import Seal, Sign, Verify
-from moshgrid.averaging.suspicion import PaceBook, Suspicion, bytes_owed
+from moshgrid.averaging.suspicion import PaceBook, Suspicion, bytes_owed, round_seconds
 from moshgrid.p2p.machine import DeadlinePassed
 
 __all__ = ["GroupRound"]
 
 _ALIVE_EVERY = 0.1
 _LINGER = 5.0
-_END_WITHIN = 120.0
-_SLOWEST = 250_000.0
-"""Bytes per second; a round gives a member with such a link the time to send its values."""
 _STOOD_STILL = 5.0
 """Seconds that this process was stopped, at most, before it takes the others to have gone on."""
 
@@ -89,8 +86,7 @@ class GroupRound:
         )
         self._seal = Seal(me, n, signed.group_id, self._exchange, sign, verify)
         owed = bytes_owed(signed, me)
-        if end_within is None:
-            end_within = _END_WITHIN + signed.total_bytes / _SLOWEST
+        end_within = round_seconds(signed) if end_within is None else end_within
         beyond = frozenset(i for i in range(n) if not self._exchange.may_move_data(i))
         self._suspicion = Suspicion(book, signed.peers, me, owed, now, end_within / 4, beyond)
         self._ready: set[int] = {me}
@@ -154,9 +150,8 @@ class GroupRound:
                 self._seal.result_arrived(now)
             case Reduced(part, digest, refused):
                 effects += self._reduced(part, digest, refused)
-            case MemberLost(member, _, False) if not self._exchange.may_move_data(member):
-                pass  # clients need not hear each other: what one says reaches the other's reducers
-            case MemberLost(member, reason, refused):
+            # Clients need not hear each other: what is decided they learn from their reducers.
+            case MemberLost(member, reason, refused) if refused or self._exchange.may_move_data(member):
                 effects += self._refuse(member, reason) if refused else []
                 effects += self._member_gone(member, reason, now)
             case DeadlinePassed():

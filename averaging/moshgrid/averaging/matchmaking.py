@@ -37,14 +37,11 @@ from moshgrid.averaging.messages import (
     Refused,
 )
 from moshgrid.averaging.offers import MISFITS, misfit
-from moshgrid.averaging.topology import rank
+from moshgrid.averaging.seekers import Seekers
 from moshgrid.p2p.identity import PeerId
-from moshgrid.p2p.machine import DeadlinePassed
 
 __all__ = ["Matchmaking"]
 
-_ASK_AT_ONCE = 3
-_MAX_SEEKERS = 1024
 _MAX_REASON = 200
 
 
@@ -77,16 +74,9 @@ class Matchmaking:
         self._size = group_size
         self._min_size = min_group_size
         self._times = ClosingTimes(now, silence, undeclared, patience, hard_limit)
-        self._my_rank = rank(group_key, round_number, me)
-        self._seekers: set[PeerId] = set()
-        self._asked: set[PeerId] = set()
-        self._ever_asked: set[PeerId] = set()
-        self._answered: set[PeerId] = set()
-        self._passed_over: set[PeerId] = set()
-        self._taken: set[PeerId] = set()
+        self._seekers = Seekers(me, group_key, round_number)
         self._followers: dict[PeerId, Offer] = {}
         self._overtaken = False
-        self._misfits: dict[PeerId, str] = {}
         self.is_drafted = False
         """True while the leader may yet name another one to begin."""
         self.leader: PeerId | None = None
@@ -120,8 +110,6 @@ class Matchmaking:
                 self._times.others_awaited = any_left
             case Overtaken():
                 self._overtaken = True
-            case DeadlinePassed():
-                pass
         return effects if self.over else effects + self._advance(now)
 
     def would_follow(self, leader: PeerId) -> bool:
@@ -131,7 +119,7 @@ class Matchmaking:
         it counts that this peer asked, not what it has heard since. A group that has begun is worth more
         than a leader of lower rank that may yet begin: either way one of the two will miss this peer.
         """
-        return not self.over and leader in self._ever_asked
+        return not self.over and self._seekers.was_asked(leader)
 
     def began(self, roster: Sequence[PeerId]) -> list[MatchEffect]:
         """A leader began: this peer is in a group with ``roster``; its own followers must look on."""
@@ -144,13 +132,13 @@ class Matchmaking:
 
     def _close(self, roster: Sequence[PeerId]) -> None:
         self.over = True
-        self._taken = set(roster)
+        self._seekers.taken = sorted(roster)
 
     def _after_the_end(self, event: MatchEvent) -> list[MatchEffect]:
         """Whoever still asks is told at once, so that it need not wait for an answer."""
         match event:
             case Told(peer, Join()):
-                return [self._refuse(peer, "not looking for a group any more", taken=sorted(self._taken))]
+                return [self._refuse(peer, "not looking for a group any more", taken=self._seekers.taken)]
             case Told(peer, Accepted()):
                 return [Tell(peer, Leave(self._key, self._round))]
         return []
@@ -166,10 +154,8 @@ class Matchmaking:
                 return self._accepted(peer, now)
             case Refused(reason=reason, try_instead=other, taken=taken):
                 if reason.startswith(MISFITS):
-                    self._misfits[peer] = reason[:_MAX_REASON]
-                self._answered.add(peer)
-                self._passed_over.add(peer)
-                self._taken |= {PeerId(name) for name in taken}
+                    self._seekers.misfits[peer] = reason[:_MAX_REASON]
+                self._seekers.refused(peer, taken)
                 if self.leader == peer:
                     self.leader = None
                 self._see(PeerId(other), now)
@@ -186,20 +172,17 @@ class Matchmaking:
             case Disbanded(try_instead=other):
                 if self.leader == peer:
                     self._lose_leader()
-                self._passed_over.add(peer)
+                self._seekers.pass_over(peer)
                 self._see(PeerId(other), now)
-            case _:
-                pass
         return []
 
     def _joined(self, peer: PeerId, offer: Offer, now: float) -> list[MatchEffect]:
         if reason := misfit(offer, self._offer):
-            self._passed_over.add(peer)  # it is declared here, but never comes into this group
-            self._misfits[peer] = misfit(self._offer, offer) or "it offers what no honest peer would"
+            self._seekers.misfits[peer] = misfit(self._offer, offer) or "it offers what no honest peer would"
             return [self._refuse(peer, reason)]
         if self.leader is not None:
             return [self._refuse(peer, "following another leader", self.leader)]
-        if rank(self._key, self._round, peer) < self._my_rank:
+        if self._seekers.outranks(peer):
             return [self._refuse(peer, "outranked: you lead")]
         if peer not in self._followers and len(self._followers) + 1 >= self._size:
             return [self._refuse(peer, "the group is full", taken=[self._me, *self._followers])]
@@ -225,17 +208,15 @@ class Matchmaking:
         """
         self.over = self.is_drafted = False
         self.leader = leader
-        self._ever_asked.add(leader)
+        self._seekers.ask([leader])
         self._followers.clear()
         self._times.followed(now)
 
     def _accepted(self, peer: PeerId, now: float) -> list[MatchEffect]:
-        if peer not in self._ever_asked:
+        if not self._seekers.was_asked(peer):
             return [Tell(peer, Leave(self._key, self._round))]
-        self._passed_over.discard(peer)  # it may have refused an earlier request
-        self._asked.add(peer)
-        self._answered.add(peer)
-        if self.leader is not None and self._rank(self.leader) <= self._rank(peer):
+        self._seekers.accepted(peer)
+        if self.leader is not None and self._seekers.rank(self.leader) <= self._seekers.rank(peer):
             return [Tell(peer, Leave(self._key, self._round))] if peer != self.leader else []
         effects: list[MatchEffect] = []
         if self.leader is not None:
@@ -251,17 +232,14 @@ class Matchmaking:
     def _advance(self, now: float) -> list[MatchEffect]:
         effects: list[MatchEffect] = []
         if self._times.patience_ends(now):
-            self._passed_over |= self._asked - self._answered
+            self._seekers.pass_over_silent()
         if now >= self._times.hard_due:
             return effects + self._give_up()
         if self.leader is None and self._times.patience_due is not None:
             # A follower asks nobody new: its leader does, and would send it on. If it moved by itself
             # it might be missing from a group that its leader closes at the same moment.
-            for peer in self._candidates():
-                if peer not in self._asked:
-                    self._asked.add(peer)
-                    self._ever_asked.add(peer)
-                    effects.append(Tell(peer, Join(self._key, self._round, self._offer)))
+            join = Join(self._key, self._round, self._offer)
+            effects += [Tell(peer, join) for peer in self._seekers.to_ask()]
         if self.leader is None and not self._pending():
             effects += self._close_if_due(now)
         if self._overtaken and not (self.over or self._times.others_awaited or self._has_company):
@@ -289,59 +267,32 @@ class Matchmaking:
             return [*effects, NoGroup(f"the leader {self.leader} did not begin in time")]
         if reason:
             return [*effects, NoGroup(reason)]
-        others = len(self._seekers)
-        if not others:
-            return [*effects, NoGroup("no other peer was looking for a group")]
-        if self._misfits:
-            peer, why = next(iter(self._misfits.items()))
-            one = f"{len(self._misfits)} of {others} that were there cannot average with this peer"
-            return [*effects, NoGroup(f"{one}: {peer} says: {why}")]
-        return [*effects, NoGroup(f"{others} other peers were declared but none joined in time")]
-
-    def _candidates(self) -> list[PeerId]:
-        lower = [
-            peer
-            for peer in self._seekers
-            if peer not in self._passed_over and peer not in self._taken and self._rank(peer) < self._my_rank
-        ]
-        return sorted(lower, key=self._rank)[:_ASK_AT_ONCE]
+        return [*effects, NoGroup(self._seekers.why_none_came)]
 
     def _pending(self) -> set[PeerId]:
-        if self._times.patience_due is None:
-            return set()
-        return {peer for peer in self._candidates() if peer not in self._answered}
+        return set() if self._times.patience_due is None else self._seekers.unanswered
 
     @property
     def _has_company(self) -> bool:
         """Whether anybody is left with whom this peer may yet come into a group."""
-        here = self._seekers - self._passed_over - self._taken
-        return self.leader is not None or bool(self._followers) or bool(here)
+        return self.leader is not None or bool(self._followers) or bool(self._seekers.present)
 
     def _everybody_is_here(self) -> bool:
-        elsewhere = self._taken | self._passed_over
-        return bool(self._followers) and not (self._seekers - self._followers.keys() - elsewhere)
+        return bool(self._followers) and not (self._seekers.present - self._followers.keys())
 
     def _see(self, peer: PeerId, now: float) -> None:
-        if peer and peer != self._me and peer not in self._seekers and len(self._seekers) < _MAX_SEEKERS:
-            self._seekers.add(peer)
+        if self._seekers.see(peer):
             self._times.news(now)
 
     def _forget(self, peer: PeerId) -> None:
-        for known in (self._seekers, self._asked, self._answered):
-            known.discard(peer)
+        self._seekers.forget(peer)
         self._followers.pop(peer, None)
         if self.leader == peer:
             self._lose_leader()
 
     def _lose_leader(self) -> None:
-        """Others that refused because they followed it may lead now."""
         self.leader = None
-        self._passed_over.clear()
-        self._asked.clear()
-        self._answered.clear()
+        self._seekers.begin_anew()
 
     def _refuse(self, peer: PeerId, reason: str, other: str = "", taken: Sequence[PeerId] = ()) -> Tell:
         return Tell(peer, Refused(self._key, self._round, reason, other, tuple(taken)))
-
-    def _rank(self, peer: PeerId) -> bytes:
-        return rank(self._key, self._round, peer)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +13,12 @@ from moshgrid.averaging.messages import Offer
 from moshgrid.averaging.schema import Schema
 from moshgrid.averaging.topology import Topology
 
-__all__ = ["RunConfig"]
+__all__ = ["RunConfig", "run_digest"]
+
+
+def run_digest(network: str, run_id: str) -> bytes:
+    """The 16 bytes that name a run on the wire."""
+    return hashlib.sha256(f"{network}\x00{run_id}".encode()).digest()[:16]
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,6 @@ Awaits; what to do is decided by the machines it drives and by the topology.
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections.abc import Collection, Sequence
 from dataclasses import replace
@@ -26,7 +25,7 @@ from moshgrid.averaging.reference import Difference, Reference
 from moshgrid.averaging.report import RoundReport, report_of
 from moshgrid.averaging.round_driver import RoundDriver
 from moshgrid.averaging.round_parts import RoundResult
-from moshgrid.averaging.run_config import RunConfig
+from moshgrid.averaging.run_config import RunConfig, run_digest
 from moshgrid.averaging.run_rounds import RunRounds
 from moshgrid.averaging.run_values import RunValues
 from moshgrid.averaging.state import SealedState, StateSnapshot, plain_state, sealed_state
@@ -39,7 +38,7 @@ from moshgrid.p2p.errors import Closed, ConfigurationError, MoshgridError
 from moshgrid.p2p.host import Host
 from moshgrid.p2p.identity import PeerId
 
-__all__ = ["RunCore", "run_digest"]
+__all__ = ["RunCore"]
 
 _ATTEMPTS = 5
 _STATE_ATTEMPTS = 4
@@ -48,11 +47,6 @@ _NEWS_SECONDS = 1.0
 _ROUNDS_BACK = 2
 
 _log = logging.getLogger("moshgrid.averaging")
-
-
-def run_digest(network: str, run_id: str) -> bytes:
-    """The 16 bytes that name a run on the wire."""
-    return hashlib.sha256(f"{network}\x00{run_id}".encode()).digest()[:16]
 
 
 class RunCore:

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from moshgrid.averaging.manifest import SignedManifest
 from moshgrid.p2p.identity import PeerId
 
-__all__ = ["PaceBook", "Suspicion", "bytes_owed"]
+__all__ = ["PaceBook", "Suspicion", "bytes_owed", "round_seconds"]
 
 _MIN_SILENCE = 0.25
 _GAP_FACTOR = 4.0
@@ -30,6 +30,9 @@ _FIRST_EXPECTED = 10.0
 _ALONE_SECONDS = 20.0
 """Seconds without a majority that can be heard until a peer takes itself to be cut off."""
 _MIN_EXPECTED = 1.0
+_ROUND_SECONDS = 120.0
+_SLOWEST = 250_000.0
+"""Bytes per second; a round gives a member with such a link the time to send its values."""
 _MAX_PEERS = 4096
 
 
@@ -230,6 +233,11 @@ class Suspicion:
         if wait is not None and wait.got:
             expected = max(expected, self._sizes[member] * (wait.last - wait.since) / wait.got)
         return min(_EXPECTED_FACTOR * expected, self._longest)
+
+
+def round_seconds(signed: SignedManifest) -> float:
+    """After how long an undecided round is given up."""
+    return _ROUND_SECONDS + signed.total_bytes / _SLOWEST
 
 
 def bytes_owed(signed: SignedManifest, me: int) -> list[int]:
