@@ -14,6 +14,7 @@ from __future__ import annotations
 import itertools
 import socket
 import subprocess
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -125,7 +126,9 @@ class Lab:
         self._prefix = own_prefix(next(_numbers))
         self._namespaces: list[Namespace] = []
         self._hosts: list[Host] = []
-        self.wires: dict[str, LaidWire] = {}  # by the name of the host or home
+        self.wires: dict[str, LaidWire] = {}  # by the name of the host or home, the newest of that name
+        self._wires: list[LaidWire] = []
+        self._names: Counter[str] = Counter()
         self._cables = itertools.count(1)
         self._lans = itertools.count(1)
         self._given: dict[int, int] = {}
@@ -202,13 +205,15 @@ class Lab:
         self._closed = True
         for host in self._hosts:
             host.close()
-        for wire in self.wires.values():
+        for wire in self._wires:
             wire.close()
         for namespace in reversed(self._namespaces):
             namespace.remove()
 
     def _namespace(self, name: str) -> Namespace:
-        namespace = Namespace(self._prefix + name)
+        self._names[name] += 1
+        times = self._names[name]
+        namespace = Namespace(self._prefix + (name if times == 1 else f"{name}-again{times}"))
         self._namespaces.append(namespace)
         return namespace
 
@@ -246,6 +251,7 @@ class Lab:
         )
         if wire is not None:
             self.wires[name] = LaidWire(wire, between)
+            self._wires.append(self.wires[name])
         return address
 
     def _route(self, namespace: Namespace, nat: Nat, peer: str) -> None:

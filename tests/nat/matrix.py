@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from itertools import product
-
 from routers import Nat
 
 # To a mapping of its own for every destination, nobody can open a port that is not known yet.
 PORT_FILTERING = frozenset({Nat.PORT_RESTRICTED, Nat.UDP_BLOCKED, Nat.DOUBLE, Nat.SYMMETRIC})
 
-PAIRS: tuple[tuple[Nat, Nat], ...] = tuple(product(Nat, Nat))
+_TYPES = tuple(Nat)
+PAIRS: tuple[tuple[Nat, Nat], ...] = tuple(
+    (one, _TYPES[(place + turn) % len(_TYPES)])
+    for turn in range(len(_TYPES))
+    for place, one in enumerate(_TYPES)
+)
+"""All ordered pairs. Among as many in a row as there are types, each type is once on either side."""
 
 
 def direct_over_tcp(one: Nat, other: Nat) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from ipaddress import ip_address
 from typing import Any, NamedTuple
 
 import trio
@@ -12,6 +13,7 @@ from lab import Home, Lab
 from peers import PATIENCE, Peer, Process
 from raw_sockets import can_connect
 from routers import Nat
+from wires import Wire
 
 PORT = 4001
 RELAYED_SECONDS = 10.0
@@ -55,6 +57,7 @@ class Meeting:
     bytes_direct: int  # that crossed the internet from home to home during an echo
     bytes_relayed: int  # to the relays meanwhile
     bytes_let_in: int  # by the first one's router, from the other's public address
+    payload: int  # that was echoed
     echoed: bool
 
     @property
@@ -62,9 +65,9 @@ class Meeting:
         """All four signs say that bytes go directly."""
         return (
             self.remote
-            and self.bytes_direct >= 2 * PAYLOAD
-            and self.bytes_let_in >= PAYLOAD
-            and self.bytes_relayed < PAYLOAD // 4
+            and self.bytes_direct >= 2 * self.payload
+            and self.bytes_let_in >= self.payload
+            and self.bytes_relayed < self.payload // 4
         )
 
     @property
@@ -72,17 +75,26 @@ class Meeting:
         """All four signs say that bytes go through a relay."""
         return (
             not self.remote
-            and self.bytes_direct < PAYLOAD // 4
-            and self.bytes_let_in < PAYLOAD // 4
-            and self.bytes_relayed >= 2 * PAYLOAD
+            and self.bytes_direct < self.payload // 4
+            and self.bytes_let_in < self.payload // 4
+            and self.bytes_relayed >= 2 * self.payload
         )
 
 
 class Neighbourhood:
     """The homes on the left call those on the right."""
 
-    def __init__(self, lab: Lab, left: Sequence[Nat] = tuple(Nat), right: Sequence[Nat] = tuple(Nat)) -> None:
+    def __init__(
+        self,
+        lab: Lab,
+        left: Sequence[Nat] = tuple(Nat),
+        right: Sequence[Nat] = tuple(Nat),
+        wire: Wire | None = None,
+        payload: int = PAYLOAD,
+    ) -> None:
         self.lab = lab
+        self._wire = wire
+        self._payload = payload
         self.relays = [Relay(self.lab, f"relay-{group}", group) for group in (0, 1)]
         self.relays[0].open()
         self.relays[1].open([self.relays[0].addr])
@@ -91,11 +103,11 @@ class Neighbourhood:
         self.right = {nat: self._home("right", nat, 3) for nat in right}
 
     def _home(self, side: str, nat: Nat, group: int) -> tuple[Home, Process]:
-        home = self.lab.home(f"{side}-{nat.value}", nat, group)
+        home = self.lab.home(f"{side}-{nat.value}", nat, group, wire=self._wire)
         return home, Process(home.peer)
 
     def meet(
-        self, pairs: Iterable[Pair], tries: int, seconds: float, at_once: int = 8
+        self, pairs: Iterable[Pair], tries: int, seconds: float, at_once: int = 7
     ) -> dict[Pair, Meeting]:
         """Let a new node on the left reach one on the right, for each pair; then look whether it did."""
         waiting, met = list(pairs), dict[Pair, Meeting]()
@@ -117,6 +129,17 @@ class Neighbourhood:
         for done in closing:
             done.result(PATIENCE)
         return met
+
+    def private_calls(self) -> set[str]:
+        """Addresses of local networks that packets were sent to across a router: there should be none."""
+        homes = [home for side in (self.left, self.right) for home, _ in side.values()]
+        return {
+            address
+            for home in homes
+            for router in home.routers
+            for address in router.sent()
+            if ip_address(address).is_private
+        }
 
     def _open(self, pair: Pair) -> tuple[Peer, Peer]:
         bootstrap = [relay.addr for relay in self.relays]
@@ -155,7 +178,7 @@ class Neighbourhood:
     ) -> Meeting:
         home, there = self.left[pair[0]][0], self.right[pair[1]][0]
         before = self._crossed(home, there)
-        echoed = one.call("echo", peer=other.peer_id, size=PAYLOAD)["good"]
+        echoed = one.call("echo", peer=other.peer_id, size=self._payload)["good"]
         direct, relayed, let_in = (
             after - earlier for after, earlier in zip(self._crossed(home, there), before, strict=True)
         )
@@ -163,7 +186,7 @@ class Neighbourhood:
             address == there.address and (port == one.port or remote_port == other.port)
             for port, address, remote_port in home.peer.connections()
         )
-        return Meeting(said, plain, remote, direct, relayed, let_in, echoed)
+        return Meeting(said, plain, remote, direct, relayed, let_in, self._payload, echoed)
 
     def _crossed(self, home: Home, there: Home) -> tuple[int, int, int]:
         """Bytes between the homes and between the first and the relays, and bytes let in, all so far."""

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from dataclasses import dataclass
+from pathlib import Path
 
+import jsonschema
 import pytest
 from lab import Home, Lab
 from neighbourhood import Relay
 from peers import Peer, Process
 from routers import Nat
 
+from moshgrid.p2p.link import Link
+
+SCHEMA = Path(__file__).parents[2] / "docs/schemas/doctor.schema.json"
 EXPECTED = {
     Nat.OPEN: "public",
     Nat.FULL_CONE: "public",
@@ -65,7 +73,7 @@ def test_an_address_restricted_nat_and_one_bootstrap_are_never_public(lab: Lab, 
     alone.open()
     home, process = world.homes[Nat.ADDRESS_RESTRICTED]
     peers = [process.open(bootstrap=[addr]) for addr in (alone.addr, world.joining[0].addr)]
-    answers = [peer.soon("verdict", seconds=2 * SECONDS) for peer in peers]
+    answers = [peer.soon("verdict", seconds=SECONDS) for peer in peers]
     for answer in answers:
         said = answer.result(60)
         assert said["verdict"] in ("unknown", "punchable"), said
@@ -73,3 +81,31 @@ def test_an_address_restricted_nat_and_one_bootstrap_are_never_public(lab: Lab, 
     for peer in peers:
         assert not any(home.address in addr for addr in peer.call("addrs")["addrs"] if "circuit" not in addr)
         peer.call("close")
+
+
+@pytest.mark.nat
+@pytest.mark.timeout(300)
+def test_doctor_behind_each_router(world: World) -> None:
+    """The command as a volunteer starts it: its verdict, its exit code, and words for each address."""
+    link = str(Link("public", None, tuple(relay.addr for relay in world.joining)))
+    started = {
+        nat: home.peer.start(
+            [sys.executable, "-c", "from moshgrid.swarm.cli import main; main()", "doctor", link, "--json"],
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for nat, (home, _) in world.homes.items()
+    }
+    schema = json.loads(SCHEMA.read_text())
+    for nat, process in started.items():
+        out, _ = process.communicate(timeout=120)
+        said = json.loads(out)
+        jsonschema.validate(said, schema)
+        assert said["verdict"] == EXPECTED[nat], said
+        assert process.returncode == said["exit_code"] == (0 if EXPECTED[nat] == "public" else 1), said
+        kinds = {each["kind"] for each in said["addresses"]}
+        assert "local network" in kinds, said
+        assert ("relayed" in kinds) == (EXPECTED[nat] != "public"), said
+        if nat is not Nat.SYMMETRIC:
+            address = world.homes[nat][0].address
+            assert any(address in each["address"] for each in said["addresses"]), said

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import socket
 from ipaddress import ip_network
 from types import SimpleNamespace
 
 import pytest
+import trio
 
 from moshgrid.p2p.addresses import AddressBook
 from moshgrid.p2p.dial_rules import DialRules
+from moshgrid.p2p.errors import Unreachable
 from moshgrid.p2p.identity import Identity
+from moshgrid.p2p.libp2p_network import open_libp2p_network
 
 A, B, EVIL = (Identity.from_seed(bytes([number]) * 32).peer_id for number in (1, 2, 3))
 WORLD = ("62.1.1.1", 1)
@@ -79,3 +83,33 @@ def test_who_came_from_this_computer_or_network_itself_may_be_dialled_there():
     made.met(B, ("10.9.9.9", 5), False)
     assert made.allow(A, "127.0.0.1") and not made.allow(B, "127.0.0.1")
     assert made.allow(B, "10.9.9.9") and not made.allow(A, "10.9.9.9") and not made.allow(EVIL, "10.9.9.9")
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        "/ip4/127.0.0.1/tcp/{port}/p2p/{peer}",
+        "/dns4/localhost/tcp/{port}/p2p/{peer}",
+        "/ip4/127.0.0.1/tcp/{port}/ws/p2p/{peer}",
+        "/ip4/127.0.0.1/tcp/{port}/p2p/{relay}/p2p-circuit/p2p/{peer}",
+        "/dns4/localhost/tcp/{port}/p2p/{relay}/p2p-circuit/p2p/{peer}",
+    ],
+)
+def test_a_stranger_sends_nobody_to_programs_on_this_computer(form):
+    async def main():
+        with socket.create_server(("127.0.0.1", 0)) as program:
+            program.setblocking(False)
+            addr = form.format(port=program.getsockname()[1], peer=EVIL, relay=B)
+            async with open_libp2p_network(Identity.generate()) as network:
+                network.caller.rules.met(A, WORLD, False)
+                network.learn_addrs(EVIL, [addr], seq=1)
+                with pytest.raises(Unreachable, match="not dialled"):
+                    await network.open_stream(EVIL, "/test/1")
+                assert not await network.reach_directly(EVIL, 2.0)
+                with pytest.raises(BlockingIOError):
+                    program.accept()
+                with trio.move_on_after(1.0), pytest.raises(Unreachable):
+                    await network.dial(addr)  # what the user names may be anywhere
+                program.accept()[0].close()
+
+    trio.run(main)

@@ -124,7 +124,7 @@ def test_a_process_killed_under_load_takes_nobody_along():
 
 
 def test_a_frozen_process_does_not_hold_a_caller_for_ever(monkeypatch):
-    monkeypatch.setattr("moshgrid.p2p.libp2p_network._OPEN_SECONDS", 0.5)
+    monkeypatch.setattr("moshgrid.p2p.libp2p_opening._OPEN_SECONDS", 0.5)
 
     async def scenario():
         async with open_libp2p_network(Identity.generate()) as network, peer_process() as (process, addr):

@@ -15,8 +15,8 @@ from moshgrid.p2p.reachability import (
     Observed,
     PeerCame,
     Proven,
-    ReachabilityMachine,
 )
+from moshgrid.p2p.reachability_machine import ReachabilityMachine
 
 ME, PORT = "61.1.1.1", 4001
 W1, W2, W3 = "62.1.1.1", "63.1.1.1", "64.1.1.1"

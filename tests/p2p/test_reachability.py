@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 import trio
+import trio.testing
 
 from moshgrid.p2p.errors import StreamReset, Unreachable
 from moshgrid.p2p.identity import Identity
+from moshgrid.p2p.requests import Requests, Service
 from moshgrid.p2p.testing import MemorySwitch, Reachability, run_virtual
 
 ECHO = "/test/echo/1"
@@ -94,3 +97,63 @@ def test_a_punch_that_never_ends_is_given_up_in_time():
 
     pair = frozenset(identity.peer_id for identity in IDS)
     with_pair(scenario, "cone", "cone", endless={pair})
+
+
+class Size(msgspec.Struct, frozen=True):
+    bytes: int
+
+
+class Data(msgspec.Struct, frozen=True):
+    data: bytes
+
+
+FETCH: Service[Size, Data] = Service("/test/fetch/1", Size, Data)
+
+
+def test_requests_leave_the_relay_as_soon_as_there_is_a_direct_connection():
+    async def scenario(switch, a, b):
+        async with trio.open_nursery() as nursery:
+            asking, answering = Requests(a, nursery), Requests(b, nursery)
+
+            async def answer(peer, query):
+                return Data(bytes(query.bytes))
+
+            answering.serve(FETCH, answer)
+            await asking.ask(b.peer_id, FETCH, Size(1000))
+            assert not a.is_direct(b.peer_id)
+            assert await a.reach_directly(b.peer_id, 5.0)
+            for _ in range(5):  # together more than the relay carries
+                assert len((await asking.ask(b.peer_id, FETCH, Size(60_000))).data) == 60_000
+            nursery.cancel_scope.cancel()
+
+    with_pair(scenario, "port-restricted", "port-restricted", relay_bytes=64 * 1024)
+
+
+def test_a_channel_that_is_replaced_still_answers_what_it_was_asked():
+    async def scenario(switch, a, b):
+        async with trio.open_nursery() as nursery:
+            asking, answering = Requests(a, nursery), Requests(b, nursery)
+            go_on, done, answers = trio.Event(), trio.Event(), []
+
+            async def answer(peer, query):
+                if query.bytes == 1:
+                    await go_on.wait()
+                return Data(bytes(query.bytes))
+
+            async def ask_slowly():
+                answers.append((await asking.ask(b.peer_id, FETCH, Size(1))).data)
+                done.set()
+
+            answering.serve(FETCH, answer)
+            nursery.start_soon(ask_slowly)
+            await trio.testing.wait_all_tasks_blocked()
+            await asking.ask(b.peer_id, FETCH, Size(2))
+            assert await a.reach_directly(b.peer_id, 5.0)
+            await asking.ask(b.peer_id, FETCH, Size(3))
+            go_on.set()
+            with trio.fail_after(5):
+                await done.wait()
+            assert answers == [bytes(1)]
+            nursery.cancel_scope.cancel()
+
+    with_pair(scenario, "port-restricted", "port-restricted")

@@ -139,7 +139,7 @@ def test_one_connection_too_many_ends_a_relayed_one_and_never_the_direct_one():
             (direct,) = world.asker._connections.of(peer)
             for _ in range(12):
                 connection = await world.asker.circuits.call(world.addr, peer)
-                await world.asker._begin(connection)
+                await world.asker.begin(connection)
             await until(lambda: len(world.asker._connections.of(peer)) == 8, 10.0)
             assert direct in world.asker._connections.usable(peer)
             assert world.asker._connections.usable(peer)[0] is direct

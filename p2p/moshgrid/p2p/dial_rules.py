@@ -37,7 +37,7 @@ class DialRules:
 
     def met(self, peer: PeerId, place: tuple[str, int] | None, relayed: bool) -> None:
         """A connection with ``peer``, at the other end of which is ``place``, began."""
-        if relayed or place is None or (place[0] in self._interfaces.hosts and not is_home(place[0])):
+        if relayed or place is None or (not is_home(place[0]) and place[0] in self._interfaces.hosts):
             return
         if not is_home(place[0]):
             self._knows_world = True

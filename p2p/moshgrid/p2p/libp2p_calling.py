@@ -50,7 +50,7 @@ class Caller:
         self._circuits = circuits
         self.ports = ports
         self.contacts = Contacts()
-        self._rules = rules
+        self.rules = rules
         self.trusted: LastUsed[str, None] = LastUsed(_MAX_TRUSTED)
         """Addresses that the user named, not a stranger; they may be anywhere."""
         self.shows_port = True
@@ -70,7 +70,7 @@ class Caller:
         place, _ = split_addr(addr)
         failure = "the name was not found"
         for host, port in await resolve(place):
-            if addr not in self.trusted and not self._rules.allow(peer, host):
+            if addr not in self.trusted and not self.rules.allow(peer, host):
                 failure = _ELSEWHERE
                 continue
             try:
@@ -84,7 +84,7 @@ class Caller:
             return
         place, peer = split_addr(relay)
         hosts = [host for host, _ in await resolve(place)]
-        if not all(self._rules.allow(peer, host) for host in hosts):
+        if not all(self.rules.allow(peer, host) for host in hosts):
             raise DialFailed(_ELSEWHERE)
 
     async def _call_host(self, place: Multiaddr, host: str, port: int, peer: ID) -> YamuxConnection:

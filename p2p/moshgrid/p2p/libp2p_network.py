@@ -10,8 +10,6 @@ from functools import partial
 
 import trio
 from libp2p.custom_types import TProtocol
-from libp2p.exceptions import BaseLibp2pError
-from libp2p.stream_muxer.exceptions import MuxedStreamError
 
 from moshgrid.p2p.addresses import AddressBook, parse_listen, relay_of, split_addr
 from moshgrid.p2p.circuit_info import CircuitInfo
@@ -31,7 +29,7 @@ from moshgrid.p2p.libp2p_circuits import Circuits
 from moshgrid.p2p.libp2p_connections import Connections
 from moshgrid.p2p.libp2p_inbound import InboundStreams
 from moshgrid.p2p.libp2p_listening import Door, Doorkeeper, bind, calling_ports, listening_addrs
-from moshgrid.p2p.libp2p_negotiation import propose_protocol
+from moshgrid.p2p.libp2p_opening import Opening, open_on
 from moshgrid.p2p.libp2p_punching import Puncher
 from moshgrid.p2p.libp2p_stream import Libp2pStream
 from moshgrid.p2p.libp2p_swarm import make_host
@@ -47,7 +45,6 @@ __all__ = ["open_libp2p_network"]
 _log = logging.getLogger("moshgrid.p2p")
 
 _DIAL_SECONDS = 10.0
-_OPEN_SECONDS = 10.0
 _CLOSE_SECONDS = 2.0
 
 
@@ -94,7 +91,8 @@ class Libp2pNetwork:
         self._nursery = nursery
         self.own_addrs = OwnAddrs(self._peer_id)
         """Where others can dial this peer; whoever learns of a way says so here."""
-        self.own_addrs.set("listening", listening_addrs(doors, self._peer_id))
+        self._doors = doors
+        self.look_at_interfaces()
         self.offering = Offering(self.own_addrs)
         complaints = Complaints(_log)
         self._connections = Connections(limits, complaints)
@@ -115,6 +113,7 @@ class Libp2pNetwork:
         self._dialler = Dialler(nursery, caller.call, self.begin, caller.hang_up, _DIAL_SECONDS)
         self.admission = Admission(limits, members_only=psk is not None)
         self._closed: str | None = None
+        self._opening = Opening(self._connections, self._book.of, self._reach)
         self._connections.on_relayed(CircuitRenewal(nursery, self._dial_again, self.is_direct).began)
         self.puncher = Puncher(
             nursery, caller, upgrade, self._connections, self.begin, self.open_on, self.offering.offers
@@ -126,6 +125,10 @@ class Libp2pNetwork:
         for door in doors:
             nursery.start_soon(doorkeeper.keep, door, nursery)
         self.serve(STOP, self.circuits.take)
+
+    def look_at_interfaces(self) -> None:
+        """Takes note of the addresses that this computer has now."""
+        self.own_addrs.set("listening", listening_addrs(self._doors, self._peer_id))
 
     async def say_goodbye(self) -> None:
         """Ends every connection in good order."""
@@ -263,41 +266,11 @@ class Libp2pNetwork:
     async def open_stream(self, peer: PeerId, protocol: str) -> Stream:
         """A new stream, over a new connection when there is none."""
         self._check_open()
-        attempts: list[tuple[str, str]] = []
-        for _ in range(2):  # a connection may end, for being idle, just when it is to be used again
-            if not self._connections.usable(peer):
-                await self._reach(peer, self._book.of(peer))
-            for connection in self._connections.usable(peer):
-                try:
-                    return await self.open_on(connection, protocol)
-                except Unreachable as error:
-                    attempts += error.attempts
-            if self._connections.usable(peer) or not self._book.of(peer):
-                break
-        raise Unreachable(peer, attempts or [(protocol, "the connection was lost")])
+        return await self._opening.open_stream(peer, protocol)
 
     async def open_on(self, connection: YamuxConnection, protocol: str) -> Libp2pStream:
         """A new stream on this very connection. Raises Unreachable, RemoteProtocolError."""
-        if not connection.has_room:
-            raise Unreachable(
-                connection.peer, [(protocol, "as many streams to this peer as may be are open")]
-            )
-        try:
-            stream = Libp2pStream(await connection.open_stream())
-        except (MuxedStreamError, BaseLibp2pError) as error:
-            raise Unreachable(connection.peer, [(protocol, "the connection was lost")]) from error
-        stream.protocol = protocol
-        agreed = False
-        try:
-            with trio.move_on_after(_OPEN_SECONDS):
-                await propose_protocol(stream, protocol)
-                agreed = True
-        finally:
-            if not agreed:
-                await stream.reset()
-        if not agreed:
-            raise Unreachable(connection.peer, [(protocol, f"no answer within {_OPEN_SECONDS:g} s")])
-        return stream
+        return await open_on(connection, protocol)
 
     def _check_open(self) -> None:
         if self._closed is not None:

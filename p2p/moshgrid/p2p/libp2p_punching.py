@@ -75,6 +75,7 @@ class Puncher:
         self._clients: dict[str, PeerId] = {}
         """Whose calls from these hosts are met as a client does: a punch with them is under way."""
         connections.on_relayed(self._relayed)
+        connections.on_began(self._began)
 
     def expected_at(self, host: str) -> PeerId | None:
         """The peer that we punch with as its client, and that may call from ``host``."""
@@ -98,6 +99,14 @@ class Puncher:
             nursery.start_soon(try_dialling)
             if await self.punch(peer):
                 nursery.cancel_scope.cancel()
+
+    def _began(self, connection: YamuxConnection) -> None:
+        """A connection is up. A direct one, however it came about, makes relayed ones superfluous."""
+        if connection.is_relayed:
+            return
+        for relayed in self._connections.usable(connection.peer):
+            if relayed.is_relayed:
+                self._nursery.start_soon(self._leave_when_idle, relayed)
 
     async def punch(self, peer: PeerId) -> bool:
         """Tries up to three times, over a relayed connection with ``peer``; True when there is a direct one.
@@ -232,21 +241,15 @@ class Puncher:
                     del self._clients[host]
         if self._connections.is_direct(peer):
             _log.info("%s: connected directly, by hole punching", peer)
-            self._retire(peer)
 
     def _is_neighbour(self, places: Sequence[tuple[str, int]]) -> bool:
         """True when one of the hosts is where we were seen ourselves: the peer is behind our router."""
         ours = {host for host, _ in places_of(self._offers(()))}
         return any(host in ours for host, _ in places)
 
-    def _retire(self, peer: PeerId) -> None:
-        for connection in self._connections.usable(peer):
-            if connection.is_relayed:
-                self._nursery.start_soon(self._leave_when_idle, connection)
-
     async def _leave_when_idle(self, connection: YamuxConnection) -> None:
         """Ends a relayed connection once nothing uses it: new streams take the direct one."""
-        while not connection.over.is_set():
+        while not connection.over.is_set() and self._connections.is_direct(connection.peer):
             streams = connection.streams_ever
             with suppress(trio.TooSlowError), trio.fail_after(_LOOK_SECONDS):
                 await connection.over.wait()

@@ -32,8 +32,8 @@ from moshgrid.p2p.reachability import (
     PeerCame,
     Proven,
     Reachability,
-    ReachabilityMachine,
 )
+from moshgrid.p2p.reachability_machine import ReachabilityMachine
 
 if TYPE_CHECKING:
     from moshgrid.p2p.libp2p_network import Libp2pNetwork
@@ -49,6 +49,7 @@ _OBSERVED_ADDR = 4
 _OBSERVERS = 8
 """So many address groups are asked what they see."""
 _ASKED_AT_ONCE = 4
+_INTERFACE_SECONDS = 10.0
 
 
 class ReachabilityWatch:
@@ -105,6 +106,7 @@ class ReachabilityWatch:
         self.tell(self._listening())
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
+            nursery.start_soon(self._watch_interfaces)
             while True:
                 events, self._events = self._events, []
                 self._stirred = trio.Event()
@@ -120,9 +122,16 @@ class ReachabilityWatch:
                 with trio.move_on_after(wait):
                     await self._stirred.wait()
 
+    async def _watch_interfaces(self) -> None:
+        """A laptop is carried from one network to the next."""
+        while True:
+            await trio.sleep(_INTERFACE_SECONDS)
+            self._network.look_at_interfaces()
+            self.tell(self._listening())
+
     def _listening(self) -> ListeningOn:
         port: int | None = None
-        hosts = []
+        hosts, home = list[str](), list[str]()
         for addr in self._network.own_addrs.of("listening"):
             place = Multiaddr(addr.rpartition("/p2p/")[0])
             (kind, host), *_ = place.items()
@@ -130,9 +139,8 @@ class ReachabilityWatch:
                 continue
             if not str(host).startswith("127."):
                 port = port or int(addr.split("/")[4])
-            if not is_home(str(host)):
-                hosts.append(str(host))
-        return ListeningOn(port, tuple(hosts))
+            (home if is_home(str(host)) else hosts).append(str(host))
+        return ListeningOn(port, tuple(hosts), tuple(home))
 
     # Those who are asked.
 
@@ -197,7 +205,7 @@ class ReachabilityWatch:
         peer = self._host.peer_id
         self._network.own_addrs.set("observed", [f"{place}/p2p/{peer}" for place in family])
         self._network.caller.shows_port = public is not True
-        self._host.events.emit("reachability", verdict=found.verdict, why=found.why)
+        self._host.events.emit("reachability", verdict=found.verdict, why=found.why, improve=found.improve)
         if self._machine.observed.hosts or found.verdict != "unknown":
             _log.info("reachable from outside: %s", found)
         else:

@@ -45,10 +45,13 @@ class _Call:
 
 
 class RequestChannel:
-    """The asking end of one stream: matches answers to calls by id."""
+    """The asking end of one stream: matches answers to calls by id. ``direct``: it goes through no relay."""
 
-    def __init__(self, stream: Stream, max_answer: int) -> None:
+    def __init__(self, stream: Stream, max_answer: int, direct: bool = True) -> None:
         self._stream = stream
+        self.direct = direct
+        self._retired = False
+        self._scope = trio.CancelScope()
         self._reader = FrameReader(stream, max_answer + HEADER)
         # A task of the channel sends, so that a cancelled caller leaves at once and no frame is cut. The
         # queue holds one query or one cancellation for each call of ours.
@@ -76,6 +79,7 @@ class RequestChannel:
             raise
         finally:
             del self._calls[call_id]
+            self._end_when_done()
         if isinstance(call.outcome, bytes):
             return call.outcome
         assert call.outcome is not None
@@ -87,6 +91,19 @@ class RequestChannel:
 
     async def run(self) -> None:
         """Sends and receives until the stream is over."""
+        with self._scope:
+            await self._run()
+
+    def retire(self) -> None:
+        """No more calls will come: the stream ends with the last answer."""
+        self._retired = True
+        self._end_when_done()
+
+    def _end_when_done(self) -> None:
+        if self._retired and not self._calls:
+            self._scope.cancel()
+
+    async def _run(self) -> None:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._send_queries, nursery.cancel_scope)
             await self._receive_answers()

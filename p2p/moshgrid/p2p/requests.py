@@ -140,17 +140,25 @@ class Requests:
 
     async def _channel(self, peer: PeerId, service: Service[Query, Answer]) -> RequestChannel:
         key = (peer, service.protocol)
-        channel = self._channels.get(key)
-        if channel is not None and channel.broken is None:
+        if (channel := self._usable(key)) is not None:
             return channel
         async with self._one_at_a_time(key):
-            channel = self._channels.get(key)
-            if channel is not None and channel.broken is None:
+            if (channel := self._usable(key)) is not None:
                 return channel
             stream = await self._network.open_stream(peer, service.protocol)
-            channel = self._channels[key] = RequestChannel(stream, service.max_answer)
+            if (relayed := self._channels.get(key)) is not None:
+                relayed.retire()
+            direct = self._network.is_direct(peer)
+            channel = self._channels[key] = RequestChannel(stream, service.max_answer, direct)
             self._nursery.start_soon(self._run_channel, key, channel, stream)
             return channel
+
+    def _usable(self, key: tuple[PeerId, str]) -> RequestChannel | None:
+        """The channel to go on with: not one through a relay when the peer has become direct."""
+        channel = self._channels.get(key)
+        if channel is None or channel.broken is not None:
+            return None
+        return channel if channel.direct or not self._network.is_direct(key[0]) else None
 
     @asynccontextmanager
     async def _one_at_a_time(self, key: tuple[PeerId, str]) -> AsyncIterator[None]:

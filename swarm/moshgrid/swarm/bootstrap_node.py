@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import signal
 import threading
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from moshgrid.dht import DHT, DHTConfig
 from moshgrid.p2p import Node
@@ -46,4 +48,17 @@ def serve(
             if relay:
                 print("  relaying    for peers that cannot be reached; this port must be open to the world")
             print(f"  share this: {link}", flush=True)
+            node.call(_follow, node)
         stop.wait()
+
+
+async def _follow(node: Node) -> None:
+    """Prints how others can reach this node, now and whenever that changes."""
+
+    def changed(event: Mapping[str, Any]) -> None:
+        if event["event"] == "reachability":
+            print(f"  from outside {event['verdict']}: {event['why']}", flush=True)
+            if event["improve"]:
+                print(f"               {event['improve']}", flush=True)
+
+    node.host.events.add_sink(changed)

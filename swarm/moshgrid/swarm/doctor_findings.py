@@ -157,6 +157,8 @@ def _addresses(facts: Facts) -> list[Address]:
             found.append(Address(addr, "outside", "good", "strangers called it and came through"))
         else:
             text = "where others see this peer, behind a router; strangers do not get in, or none has tried"
+            if facts.reachability is not None and facts.reachability.verdict == "private":
+                text = "where one of the others sees this peer; the router shows each of them another port"
             found.append(Address(addr, "outside", "help", text))
     for addr in facts.relayed:
         found.append(Address(addr, "relayed", "help", "through a relay, which passes everything on"))
@@ -230,11 +232,12 @@ def _clock(facts: Facts) -> Check | None:
     ahead, peers = facts.clock
     if not peers:
         return None
+    others = "one peer" if peers == 1 else f"{peers} peers"
     if abs(ahead) < _CLOCK_WARN_MS:
-        return Check("clock", "good", f"agrees with {peers} peers within {max(0.1, abs(ahead) / 1000):.1f} s")
+        return Check("clock", "good", f"agrees with {others} within {max(0.1, abs(ahead) / 1000):.1f} s")
     side = "behind" if ahead > 0 else "ahead of"
     useless = abs(ahead) > _CLOCK_USELESS_MS and peers > 1
-    text = f"this computer's clock is {abs(ahead) / 1000:.1f} s {side} that of {peers} peers"
+    text = f"this computer's clock is {abs(ahead) / 1000:.1f} s {side} that of {others}"
     return Check("clock", "bad" if useless else "help", text, "set it, for example by NTP")
 
 
