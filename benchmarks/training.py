@@ -234,7 +234,7 @@ def build_hivemind(model, where, arguments):
         batch_size_per_step=BATCH,
         matchmaking_time=MATCHMAKING,
         averaging_timeout=TIMEOUT,
-        grad_compression=hivemind.Float16Compression(),
+        grad_compression=hivemind.compression.Float16Compression(),
         verbose=False,
     )
 
