@@ -1,6 +1,6 @@
 """Training together beside hivemind: the same model, data, peers and batch, one system after the other.
 
-usage: python benchmarks/training.py [--peers 6] [--epochs 8] [--hivemind /path/to/venv/bin/python] [--json]
+usage: python benchmarks/training.py [--peers 6] [--epochs 8] [--hivemind-python PYTHON] [--json]
 
 Each peer is a process that accumulates gradients until the swarm has seen the target batch, and then steps
 with the others; hivemind 1.1.12 needs a virtual environment of its own (``pip install hivemind torch``),
@@ -29,7 +29,7 @@ def main() -> None:
     parser.add_argument("--peers", type=int, default=6)
     parser.add_argument("--epochs", type=int, default=8)
     parser.add_argument("--target-batch", type=int, default=8192)
-    parser.add_argument("--hivemind", metavar="PYTHON", help="python of hivemind's virtual environment")
+    parser.add_argument("--hivemind-python", metavar="PYTHON", help="python of hivemind's virtual environment")
     parser.add_argument("--faults", default="none,kill", help="of none, kill")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--worker", nargs=3, metavar=("SYSTEM", "NUMBER", "WHERE"), help=argparse.SUPPRESS)
@@ -39,8 +39,8 @@ def main() -> None:
         worker(system, int(number), where, arguments)
         return
     systems = {"moshgrid": sys.executable}
-    if arguments.hivemind:
-        systems["hivemind"] = arguments.hivemind
+    if arguments.hivemind_python:
+        systems["hivemind"] = arguments.hivemind_python
     rows = [
         measure(system, python, fault, arguments)
         for fault in arguments.faults.split(",")
