@@ -29,7 +29,7 @@ def main() -> None:
     parser.add_argument("--peers", type=int, default=6)
     parser.add_argument("--epochs", type=int, default=8)
     parser.add_argument("--target-batch", type=int, default=8192)
-    parser.add_argument("--hivemind-python", metavar="PYTHON", help="python of hivemind's virtual environment")
+    parser.add_argument("--hivemind-python", metavar="PYTHON", help="of its virtual environment")
     parser.add_argument("--faults", default="none,kill", help="of none, kill")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--worker", nargs=3, metavar=("SYSTEM", "NUMBER", "WHERE"), help=argparse.SUPPRESS)
