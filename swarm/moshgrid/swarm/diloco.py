@@ -192,17 +192,20 @@ class DiLoCo(WrappedOptimizer):
         # The run may go on during the download of its whole state: those rounds are then replayed, too.
         if how is Catching.RELOAD and self.run.sync() is not None and self._replay(fragment):
             return
+        if how is Catching.RELOAD and self.run.sync() is not None:
+            return  # it came with momentum, through ``adopt_state``
         snapshot = averager.fetch_state()
         if snapshot is None:
             return
         vectors = [array.reshape(-1) for array in snapshot.arrays]
-        if how is Catching.REPLAY and loop.applied is not None and snapshot.round == loop.applied + 1:
+        if loop.applied is not None and snapshot.round == loop.applied + 1:
             loop.replay(vectors)
             said = "the average of the round that was missed was replayed"
         else:
-            loop.follow(vectors, keep_progress=loop.applied is not None)
+            loop.follow(vectors)
             said = "the swarm's last average was taken; outer momentum begins anew"
         loop.applied = snapshot.round
+        fragment.steps = 1
         self.run.tracker.entered(self.epoch)
         _log.info(log_lines.caught_up(snapshot.round, said))
 

@@ -125,8 +125,11 @@ class Optimizer(WrappedOptimizer):
     def _synchronise(self) -> None:
         _log.info(log_lines.own_part(self.run.tracker.own.samples, self.run.tracker.view()))
         if self.use_local_updates:
-            self._average_parameters(float(self.run.tracker.own.samples))
+            reports = self._average_parameters(float(self.run.tracker.own.samples))
+            self.no_group += not any(report.committed for report, _ in reports)
             self._enter(self.epoch + 1)
+            for report, part in reports:
+                self.run.completed(report, part)
             return
         batch, self._gradients = self._gradients, GradientAccumulator(self._parameters)
         averager = self._averagers["grad"]
@@ -153,12 +156,14 @@ class Optimizer(WrappedOptimizer):
                 write_from(vector, gradient)
         else:
             self.no_group += 1
-        self.run.completed(report, "gradients")
         self._step_with(gradients, batch.samples + (1 if report.committed else 0))
+        reports = [(report, "gradients")]
         every = self.average_state_every
-        if every and (self.epoch + 1) % every == 0 and len(self._averagers["state"].peers) > 1:
-            self._average_parameters(1.0)
+        if every and (self.epoch + 1) % every == 0:
+            reports += self._average_parameters(1.0)
         self._enter(self.epoch + 1, carried_over=self._gradients.samples)
+        for one, part in reports:
+            self.run.completed(one, part)
 
     def _step_with(self, gradients: list[torch.Tensor], samples: int) -> None:
         """One step of the inner optimizer. Without samples, anybody's, there is none."""
@@ -173,19 +178,16 @@ class Optimizer(WrappedOptimizer):
             for parameter, gradient in zip(self._parameters, before, strict=True):
                 parameter.grad = gradient
 
-    def _average_parameters(self, weight: float) -> None:
+    def _average_parameters(self, weight: float) -> list[tuple[RoundReport, str]]:
         averager = self._averagers["state"]
         if len(averager.peers) < 2:
-            self.no_group += 1
-            return
+            return []
         start = [p.detach().clone() for p in self._parameters]
         report, average = self._outcome(averager, averager.average_soon(start, weight))
         if report.committed and average is not None:
             for parameter, then, vector in zip(self._parameters, start, average, strict=True):
                 add_difference(parameter.data, then, vector)
-        elif self.use_local_updates:
-            self.no_group += 1
-        self.run.completed(report, "parameters")
+        return [(report, "parameters")]
 
     def _enter(self, epoch: int, carried_over: int = 0) -> None:
         self.epoch = epoch

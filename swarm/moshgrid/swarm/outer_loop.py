@@ -98,34 +98,26 @@ class OuterLoop:
             parameter.data.copy_(moved)
 
     def replay(self, average: Vectors) -> None:
-        """Applies a round that went without this member, which keeps the progress it made meanwhile."""
-        before = [anchor.clone() for anchor in self.anchors]
-        self._advance(average, Merge.OUTER_STEP)
-        self._rebase(before)
+        """Applies a round that went without this member, which begins anew from its result.
 
-    def follow(self, average: Vectors, keep_progress: bool) -> None:
+        Progress made from an older state would draw the others back; to drop it converges better.
+        """
+        self._advance(average, Merge.OUTER_STEP)
+        self.revert()
+
+    def follow(self, average: Vectors) -> None:
         """Takes an average for the shared state, for want of a better one."""
-        before = [anchor.clone() for anchor in self.anchors]
         self._advance(average, Merge.UNITE)
-        if keep_progress:
-            self._rebase(before)
-        else:
-            self.revert()
+        self.revert()
 
     def revert(self) -> None:
         """Back to the shared state."""
         for parameter, anchor in zip(self.parameters, self.anchors, strict=True):
             parameter.data.copy_(anchor)
-        if self._feedback is not None:
-            self._feedback = EF14(self._feedback.size)
 
     def is_finite(self) -> bool:
         """Whether all parameters are numbers."""
         return all(bool(torch.isfinite(p.detach()).all()) for p in self.parameters)
-
-    def _rebase(self, before: Sequence[torch.Tensor]) -> None:
-        for parameter, anchor, old in zip(self.parameters, self.anchors, before, strict=True):
-            parameter.data.add_((anchor - old).to(parameter.device))
 
     def _progress(self, start: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         return [then - anchor.to(then.device) for then, anchor in zip(start, self.anchors, strict=True)]
@@ -185,19 +177,15 @@ class OuterLoop:
         tensors = {f"anchor.{name}": a for name, a in zip(self.named, self.anchors, strict=True)}
         return {**tensors, **optimizer_tensors(self.named, self.outer, "outer")}
 
-    def load_shared(self, tensors: Mapping[str, torch.Tensor], keep_progress: bool = False) -> None:
+    def load_shared(self, tensors: Mapping[str, torch.Tensor]) -> None:
         """The inverse; the parameters follow. Raises SchemaMismatch."""
         check_tensors(self.named, tensors, "anchor")
-        before = [anchor.clone() for anchor in self.anchors]
         self.anchors = [
             self._kept(tensors[f"anchor.{name}"].to(p.device, p.dtype).clone())
             for name, p in self.named.items()
         ]
         load_optimizer(self.named, self.outer, tensors, "outer")
-        if keep_progress:
-            self._rebase(before)
-        else:
-            self.revert()
+        self.revert()
 
     def own_state(self) -> dict[str, Any]:
         """For ``state_dict``: shared tensors, round, and the memory of error feedback."""

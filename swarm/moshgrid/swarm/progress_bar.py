@@ -45,7 +45,7 @@ def await_visibly(
     except ImportError:
         return future.result(left)
     columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    with Progress(*columns, console=Console(stderr=True, force_terminal=shown), transient=True) as bar:
         bar.add_task(what, total=None)
         while True:
             left = None if timeout is None else timeout - (time.monotonic() - started)

@@ -140,6 +140,7 @@ class ProgressTracker:
     def __init__(self, node: Node, run_id: str, entries: Sequence[TensorEntry]) -> None:
         self._node = node
         self._records = node.call(TrainingRecords.open, node.host, run_id, entries)
+        self._publish(time.monotonic())
 
     def aim(self, target: int) -> None:
         """Synchronisations are due when the swarm has accumulated ``target`` samples."""
