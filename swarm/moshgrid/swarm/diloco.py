@@ -222,7 +222,10 @@ class DiLoCo(WrappedOptimizer):
             loop.applied = number
         if missed:
             self.run.tracker.entered(self.epoch)
-            _log.info(log_lines.caught_up(missed[-1][0], f"{len(missed)} missed averages were replayed"))
+            said = "the average of the round that was missed was replayed"
+            if len(missed) > 1:
+                said = f"the averages of the {len(missed)} rounds that were missed were replayed"
+            _log.info(log_lines.caught_up(missed[-1][0], said))
         return how_to_catch_up(loop.applied, averager.round) is Catching.UP_TO_DATE
 
     def _recover_from_nan(self, fragment: _Fragment) -> None:
