@@ -2,7 +2,6 @@
 
 import json
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -60,7 +59,7 @@ def train_together(members, epoch):
         for _ in range(200):
             if len(fragment.averager.peers) >= len(members):
                 break
-            time.sleep(0.1)
+            pause.wait(0.1)
         barrier.wait(60)
         for _ in range(10):
             member.train(3)
@@ -71,7 +70,7 @@ def train_together(members, epoch):
                 return
         raise AssertionError(f"in epoch {member.state.epoch} after 10 tries")
 
-    barrier = threading.Barrier(len(members))
+    barrier, pause = threading.Barrier(len(members)), threading.Event()
     with ThreadPoolExecutor(len(members)) as threads:
         list(threads.map(train, members))
 
