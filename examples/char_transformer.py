@@ -16,9 +16,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterable
+from pydoc_data.topics import topics
 
 import torch
-from pydoc_data.topics import topics
 from torch import nn
 from torch.nn import functional
 
@@ -47,7 +47,9 @@ class Transformer(nn.Module):
         self.layers = nn.ModuleList(layers)
         self.norm = nn.LayerNorm(WIDTH)
         self.head = nn.Linear(WIDTH, letters)
-        self.register_buffer("mask", nn.Transformer.generate_square_subsequent_mask(CONTEXT), persistent=False)
+        self.register_buffer(
+            "mask", nn.Transformer.generate_square_subsequent_mask(CONTEXT), persistent=False
+        )
 
     def forward(self, letters: torch.Tensor) -> torch.Tensor:
         x = self.letter(letters) + self.place

@@ -19,6 +19,7 @@ SMALL = {
     "matchmaking": ["--rounds", "2", "--peers", "2", "--pause", "0.1"],
     "faults": ["--peers", "5", "--megabytes", "0.4", "--faults", "kill"],
     "secure_channel": ["--megabytes", "2", "--rounds", "1"],
+    "training": ["--peers=2", "--epochs=2", "--target-batch=256", "--faults=none"],
     "wire": ["--systems=moshgrid,ssl", "--megabytes=1", "--requests=5", "--dials=2", "--idle=3"],
 }
 

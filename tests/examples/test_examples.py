@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
 from pathlib import Path
 
+import jsonschema
 import pytest
 
 from moshgrid.dht import DHT
@@ -28,13 +30,22 @@ def _run(name: str, *arguments: str) -> str:
 
 
 def test_all_examples_are_listed_here() -> None:
-    assert {path.name for path in EXAMPLES.glob("*.py")} == set(EXPECTED)
+    assert {path.name for path in EXAMPLES.glob("*.py")} == {*EXPECTED, "char_transformer.py"}
 
 
 @pytest.mark.parametrize("name", EXPECTED)
 def test_it_runs_alone(name: str) -> None:
     said = _run(name)
     assert re.search(EXPECTED[name], said), said
+
+
+def test_a_transformer_is_trained_by_two_processes() -> None:
+    said = _run("char_transformer.py", "--json", "--peers=2", "--steps=12", "--batch=2", "--sync-every=6")
+    result = json.loads(said)
+    schema = EXAMPLES.parent / "docs/schemas/example-char-transformer.schema.json"
+    jsonschema.validate(result, json.loads(schema.read_text()))
+    assert result["loss"] < 4.6, "the logarithm of the number of letters"
+    assert result["fewer_bytes_than_float32"] > 8
 
 
 def test_the_service_registry_joins_through_a_link() -> None:

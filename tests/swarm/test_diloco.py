@@ -119,9 +119,7 @@ def test_who_misses_a_round_replays_it(caplog: pytest.LogCaptureFixture) -> None
     caplog.set_level("INFO", "moshgrid.swarm")
 
     def act(peer: Peer) -> tuple[torch.Tensor, int]:
-        opt = DiLoCo(
-            peer.run, torch.optim.AdamW(peer.model.parameters(), 1e-2), sync_every=2, overlap=False
-        )
+        opt = DiLoCo(peer.run, torch.optim.AdamW(peer.model.parameters(), 1e-2), sync_every=2, overlap=False)
         _meet(peer, opt, 2)
         for number in range(1, 5):
             peer.step(opt)
@@ -145,9 +143,7 @@ def test_states_that_began_apart_are_united_in_the_first_round() -> None:
     def act(peer: Peer) -> torch.Tensor:
         for parameter in peer.model.parameters():
             parameter.data.add_(0.1 * peer.number)
-        opt = DiLoCo(
-            peer.run, torch.optim.AdamW(peer.model.parameters(), 1e-2), sync_every=2, overlap=False
-        )
+        opt = DiLoCo(peer.run, torch.optim.AdamW(peer.model.parameters(), 1e-2), sync_every=2, overlap=False)
         _meet(peer, opt, 1)
         references = []
         peer.run.on_round(lambda report: references.append(bool(report.reference)))
@@ -208,9 +204,7 @@ def test_values_that_are_not_finite_are_not_sent_and_given_up(caplog: pytest.Log
     caplog.set_level("INFO", "moshgrid.swarm")
 
     def act(peer: Peer) -> torch.Tensor:
-        opt = DiLoCo(
-            peer.run, torch.optim.AdamW(peer.model.parameters(), 1e-2), sync_every=2, overlap=False
-        )
+        opt = DiLoCo(peer.run, torch.optim.AdamW(peer.model.parameters(), 1e-2), sync_every=2, overlap=False)
         _meet(peer, opt, 1)
         for number in range(1, 5):
             peer.step(opt)

@@ -40,10 +40,15 @@ def test_no_group() -> None:
 
 
 def test_joining_and_catching_up() -> None:
-    assert log_lines.joined("albert", 14, 812, 3) == "joined albert: 14 peers, epoch 812, you are 3 epochs behind"
+    assert (
+        log_lines.joined("albert", 14, 812, 3)
+        == "joined albert: 14 peers, epoch 812, you are 3 epochs behind"
+    )
     assert log_lines.joined("albert", 1, 0, 0) == "joined albert: 1 peer, epoch 0"
     assert log_lines.caught_up(9, "it was replayed") == "caught up to round 9: it was replayed"
-    assert log_lines.not_finite(9).startswith("your model holds NaN or infinite values; nothing of it was sent")
+    assert log_lines.not_finite(9).startswith(
+        "your model holds NaN or infinite values; nothing of it was sent"
+    )
 
 
 def test_ones_own_part() -> None:
@@ -54,7 +59,8 @@ def test_ones_own_part() -> None:
 
 
 @pytest.mark.parametrize(
-    ("duration", "text"), [(0, "0 s"), (59, "59 s"), (60, "1 m 00 s"), (3599.4, "59 m 59 s"), (11_100, "3 h 05 m")]
+    ("duration", "text"),
+    [(0, "0 s"), (59, "59 s"), (60, "1 m 00 s"), (3599.4, "59 m 59 s"), (11_100, "3 h 05 m")],
 )
 def test_durations(duration: float, text: str) -> None:
     assert log_lines.seconds(duration) == text

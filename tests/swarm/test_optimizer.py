@@ -106,9 +106,7 @@ def test_without_a_group_it_steps_on_its_own_gradients_and_never_on_zeros() -> N
 
     def act(peer: Peer) -> None:
         inner = torch.optim.AdamW(peer.model.parameters(), 1e-2, weight_decay=0.5)
-        opt = Optimizer(
-            peer.run, inner, target_batch_size=16, batch_size_per_step=16, average_state_every=0
-        )
+        opt = Optimizer(peer.run, inner, target_batch_size=16, batch_size_per_step=16, average_state_every=0)
         _meet(peer, opt, 1)
         before = place_of(peer.model)
         if peer.number == 0:
@@ -155,7 +153,11 @@ def test_a_saved_optimizer_goes_on_exactly(node: Node) -> None:
         run = Run(node, "r", model, progress=False)
         inner = torch.optim.Adam(model.parameters(), 1e-2)
         scheduler = torch.optim.lr_scheduler.StepLR(inner, 1, 0.5)
-        return model, run, Optimizer(run, inner, target_batch_size=64, batch_size_per_step=16, scheduler=scheduler)
+        return (
+            model,
+            run,
+            Optimizer(run, inner, target_batch_size=64, batch_size_per_step=16, scheduler=scheduler),
+        )
 
     def train(steps: int) -> None:
         for _ in range(steps):

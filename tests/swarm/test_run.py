@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
 
 import pytest
 import torch
 
 from moshgrid.dht import DHT
-from moshgrid.p2p import ConfigurationError, Node
+from moshgrid.p2p import ConfigurationError, Node, SchemaMismatch
 from moshgrid.swarm import LocalSwarm, Run
 
 
@@ -70,3 +71,52 @@ def test_a_link_may_name_the_run() -> None:
 def test_importing_swarm_does_not_import_torch() -> None:
     code = "import sys; from moshgrid.swarm import LocalSwarm, Run; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_run_tells_its_rounds_and_how_far_the_swarm_is(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "moshgrid.swarm")
+    told: list[list[int]] = [[], []]
+    with LocalSwarm(2, network="run-test") as swarm:
+
+        def volunteer(i: int, node: Node) -> Run:
+            run = Run(node, "r", _model(float(i)))
+            run.on_round(lambda report: told[i].append(report.round))
+            run.tracker.counted(100 * (i + 1))
+            tick = threading.Event()
+            while run.progress.peers < 2 or len(run.averager.peers) < 2:
+                tick.wait(0.02)
+            assert run.step().committed
+            run.tracker.entered(1)
+            while run.progress.epoch < 1:
+                tick.wait(0.02)
+            return run
+
+        for run in swarm.each(volunteer):
+            assert run.progress.epoch == 1 and not run.progress.behind
+            run.close()
+            run.close()
+    assert told == [[1], [1]]
+    assert "joined r: " in caplog.text
+    assert "round 1: averaged with 1/1 peers in " in caplog.text
+
+
+def test_another_model_is_told_what_differs_and_other_runs_are_left_alone() -> None:
+    with LocalSwarm(2, network="run-test") as swarm:
+        with Run(swarm[0], "albert", _model(1.0)):
+            with pytest.raises(SchemaMismatch) as caught:
+                Run(swarm[1], "albert", torch.nn.Linear(3, 5))
+            assert "your model differs from run 'albert' in 2 of 2 tensors" in str(caught.value)
+            assert caught.value.diff == (
+                "weight  yours (5, 3) float32  run (2, 3) float32",
+                "bias  yours (5,) float32  run (2,) float32",
+            )
+            Run(swarm[1], "another", torch.nn.Linear(3, 5)).close()
+        with Run(swarm[1], "albert", torch.nn.Linear(3, 5)):
+            pass  # whoever left has no say
+
+
+def test_a_name_that_cannot_be_a_run() -> None:
+    with Node(listen=["/ip4/127.0.0.1/tcp/0"]) as node:
+        for name in ("", "a/b", "x" * 49):
+            with pytest.raises(ConfigurationError, match="run_id must be 1 to 48 bytes"):
+                Run(node, name, _model(1.0))

@@ -16,7 +16,10 @@ from moshgrid.swarm.run_identity import (
 )
 
 OURS = [TensorEntry("body.weight", (4, 4), "float32"), TensorEntry("classifier.weight", (5, 768), "float32")]
-THEIRS = [TensorEntry("body.weight", (4, 4), "float32"), TensorEntry("classifier.weight", (2, 768), "float32")]
+THEIRS = [
+    TensorEntry("body.weight", (4, 4), "float32"),
+    TensorEntry("classifier.weight", (2, 768), "float32"),
+]
 MINE = Identity.of(listing_of(OURS), 2)
 RUN = Identity.of(listing_of(THEIRS), 2)
 

@@ -1,4 +1,4 @@
-"""``DiLoCo`` and ``Optimizer`` where a torch optimizer is expected: schedulers, scalers, closures, devices."""
+"""``DiLoCo`` and ``Optimizer`` as torch optimizers: with schedulers, scalers, closures, on devices."""
 
 from __future__ import annotations
 
@@ -72,7 +72,10 @@ def test_schedulers_set_its_learning_rate_without_a_warning(node: Node, wrap: Wr
 def test_closures(node: Node, wrap: Wrap) -> None:
     model, twin = model_of(), model_of()
     with Run(node, "r", model, progress=False) as run:
-        opt, inner = wrap(run, torch.optim.SGD(model.parameters(), 0.1)), torch.optim.SGD(twin.parameters(), 0.1)
+        opt, inner = (
+            wrap(run, torch.optim.SGD(model.parameters(), 0.1)),
+            torch.optim.SGD(twin.parameters(), 0.1),
+        )
 
         def closure(one: torch.nn.Module, optimizer: torch.optim.Optimizer) -> Callable[[], torch.Tensor]:
             chance = torch.Generator().manual_seed(0)

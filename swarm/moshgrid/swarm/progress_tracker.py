@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Self
 
 import trio
@@ -35,11 +35,19 @@ _log = logging.getLogger("moshgrid.swarm")
 class TrainingRecords:
     """The part that lives in the event loop. ``progress`` may be read from other threads under ``lock``."""
 
-    def __init__(self, host: Host, dht: DHTNode, run_id: str, progress: SwarmProgress) -> None:
+    def __init__(
+        self,
+        host: Host,
+        dht: DHTNode,
+        run_id: str,
+        progress: SwarmProgress,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._host = host
         self._dht = dht
         self._run_id = run_id
         self.progress = progress
+        self._now = clock
         self.lock = threading.Lock()
         self._identity: Keep | None = None
         self._training: Keep | None = None
@@ -129,9 +137,6 @@ class TrainingRecords:
 
     def _key(self, path: str) -> str:
         return f"avg/{self._run_id}/{path}"
-
-    def _now(self) -> float:
-        return time.monotonic()
 
 
 class ProgressTracker:
