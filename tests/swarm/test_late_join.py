@@ -5,6 +5,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import jsonschema
 import numpy as np
 import pytest
 import torch
@@ -130,6 +131,8 @@ def test_pull_writes_a_checkpoint_without_taking_part(training, tmp_path, capsys
     link = swarm.link.replace("late@", "late/r@")
     pull(link, tmp_path / "out", None, lines(as_json=True), LOOPBACK)
     said = json.loads(capsys.readouterr().out)
+    schema = Path(__file__).parents[2] / "docs/schemas/pull.schema.json"
+    jsonschema.validate(said, json.loads(schema.read_text()))
     state = members[0].state
     assert said["round"] == state.epoch and said["tensors"] == len(state.tensors) and said["donors"] >= 2
     file = Path(said["file"])
