@@ -134,6 +134,30 @@ def test_a_latecomer_gets_the_newest_sealed_state_from_its_peers():
     run_virtual(main)
 
 
+def test_a_latecomer_that_is_overtaken_adds_nothing_until_it_has_caught_up():
+    async def main():
+        async with swarm(3, seed=3) as group:
+            await step_all(group.peers, {})
+            late = await group.add([np.full_like(array, 9.0) for array in group.peers[0].arrays])
+            snapshot = await late.core.state.fetch()
+            assert snapshot.round == 1 and not late.core.state.behind
+            await step_all(group.peers[:3], {})  # the others go on without it
+            await late.core._membership.refresh()
+            assert late.core.state.behind
+            reports = {}
+            before = np.mean([flat(peer) for peer in group.peers[:3]], axis=0)
+            await step_all(group.peers, reports)
+            report = reports[late.id]
+            assert report.committed and len(report.group) == 4, report
+            assert late.id not in report.contributors
+            np.testing.assert_allclose(flat(late), before, rtol=2e-6, atol=1e-6)
+            assert not late.core.state.behind
+            await step_all(group.peers, reports)
+            assert reports[late.id].contributors[late.id] == 1.0
+
+    run_virtual(main)
+
+
 def test_alone_a_step_changes_nothing_and_says_why():
     async def main():
         async with swarm(1) as group:

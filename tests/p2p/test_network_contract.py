@@ -71,6 +71,18 @@ def test_addresses_are_full_and_dial_returns_the_peer(world):
     world.run(scenario)
 
 
+def test_the_ip_of_a_peer_is_what_is_seen_and_not_what_it_says(world):
+    async def scenario(mesh):
+        a, b = await mesh.network(), await mesh.network()
+        assert a.observed_ip(b.peer_id) is None
+        await a.dial(b.addrs[0])
+        a.learn_addrs(b.peer_id, [f"/ip4/203.0.113.9/tcp/1/p2p/{b.peer_id}"])
+        # The in-memory network has no addresses but those that a test gives.
+        assert a.observed_ip(b.peer_id) == ("127.0.0.1" if "ip4" in b.addrs[0] else None)
+
+    world.run(scenario)
+
+
 def test_receive_never_gives_more_than_asked(world):
     async def scenario(mesh):
         a, b = await mesh.pair()

@@ -67,7 +67,7 @@ def main():
                 for _ in range(4):
                     gradient = values[0] - target + rng.standard_normal(size).astype(np.float32)
                     values[0] -= 0.005 * gradient
-                time.sleep(0.1)
+                orders["end"].wait(0.1)
             report = averager.step(values)
             tell(
                 event="round",

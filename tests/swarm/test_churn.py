@@ -22,7 +22,7 @@ def check(tmp_path, seconds, seed, megabytes_a_minute):
     losses = result.losses(5)
     # Down all the way to where the noise of the gradients keeps it.
     assert losses[-1] < losses[0] / 2, figures
-    assert all(later < 1.1 * earlier for earlier, later in pairwise(losses)), figures
+    assert all(later < max(1.1 * earlier, 0.02) for earlier, later in pairwise(losses)), figures
     assert figures["agreed_final_rounds"] >= 1, figures
 
 
@@ -35,4 +35,4 @@ def test_a_minute_of_churn(tmp_path):
 @pytest.mark.timeout(2400)
 @pytest.mark.parametrize("seed", [2])
 def test_twenty_minutes_of_churn(tmp_path, seed):
-    check(tmp_path, 1200, seed=seed, megabytes_a_minute=0.5)
+    check(tmp_path, 1200, seed=seed, megabytes_a_minute=1.0)

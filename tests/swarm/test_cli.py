@@ -39,6 +39,21 @@ def test_a_bad_value_is_one_line_on_stderr_and_exit_status_2(arguments: list[str
     assert (done.returncode, done.stdout, done.stderr) == (2, "", f"moshgrid: {text}\n")
 
 
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["moshgrid://n@127.0.0.1:1/x"], "is not a link"),
+        (["/ip4/127.0.0.1/tcp/1/p2p/12D3KooWQYhTNQdmr3ArTeUHRYzFg94BKyTkoWBDWez9kSCVe2Xo"], "which run?"),
+        (["moshgrid://n/r@127.0.0.1:1/x", "--every", "often"], "--every must be a whole number"),
+        (["moshgrid://n/r@127.0.0.1:1/x", "--every", "0"], "--every must be a whole number"),
+    ],
+)
+def test_pull_says_what_is_wrong_with_its_arguments(arguments: list[str], text: str) -> None:
+    done = _run("pull", *arguments)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert text in done.stderr and "Traceback" not in done.stderr
+
+
 def test_an_unknown_option_is_exit_status_2() -> None:
     done = _run("demo", "--nope")
     assert done.returncode == 2

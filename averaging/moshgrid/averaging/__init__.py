@@ -6,9 +6,9 @@ caller's tensors are torch's.
 
 from moshgrid.averaging.async_averager import AsyncAverager
 from moshgrid.averaging.averager import Averager
+from moshgrid.averaging.chunk_transfer import Progress
 from moshgrid.averaging.named_arrays import NamedState
 from moshgrid.averaging.report import RoundReport
 from moshgrid.averaging.run_state import StateSnapshot
-from moshgrid.averaging.state_transfer import Progress
 
 __all__ = ["AsyncAverager", "Averager", "NamedState", "Progress", "RoundReport", "StateSnapshot"]

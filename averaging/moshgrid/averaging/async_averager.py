@@ -9,13 +9,13 @@ from types import TracebackType
 from typing import Any, Self
 
 from moshgrid.averaging.averager_setup import Compression, check_step, open_run, run_config, run_named_by
+from moshgrid.averaging.chunk_transfer import ProgressSink
 from moshgrid.averaging.named_arrays import NamedState
 from moshgrid.averaging.pending_step import PendingStep
 from moshgrid.averaging.report import RoundReport
 from moshgrid.averaging.run_core import RunCore
 from moshgrid.averaging.run_state import StateSnapshot
 from moshgrid.averaging.state import NamedDescription
-from moshgrid.averaging.state_transfer import ProgressSink
 from moshgrid.p2p import AsyncNode
 from moshgrid.p2p.errors import Closed
 from moshgrid.p2p.event_log import EventSink

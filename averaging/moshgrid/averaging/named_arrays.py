@@ -16,6 +16,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from moshgrid.p2p.decoding import Unreadable, decode
 from moshgrid.p2p.errors import ConfigurationError, MoshgridError
 
 __all__ = [
@@ -41,6 +42,8 @@ _ITEM_BYTES = {
 }  # fmt: skip
 
 Array = npt.NDArray[Any]
+
+_META: msgspec.msgpack.Decoder[dict[str, Any]] = msgspec.msgpack.Decoder(dict[str, Any])
 
 
 class ArraySpec(msgspec.Struct, frozen=True, array_like=True):
@@ -89,8 +92,8 @@ class NamedState:
         Raises MoshgridError when ``meta`` is no mapping in msgpack.
         """
         try:
-            small = msgspec.msgpack.decode(meta, type=dict[str, Any])
-        except (msgspec.MsgspecError, RecursionError) as error:
+            small = decode(_META, meta)
+        except Unreadable as error:
             raise MoshgridError(f"the state's small values cannot be read: {error}") from None
         halves = frozenset(spec.name for spec in specs if spec.dtype == "bfloat16")
         arrays = arrays_in(buffer, specs)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy.typing as npt
 import trio
 
+from moshgrid.averaging.chunk_transfer import ProgressSink
 from moshgrid.averaging.flat_arrays import Vector
 from moshgrid.averaging.landing import Landing
 from moshgrid.averaging.manifest import SignedManifest
@@ -19,7 +20,7 @@ from moshgrid.averaging.round_parts import RoundResult
 from moshgrid.averaging.run_config import RunConfig
 from moshgrid.averaging.state import NamedDescription, plain_state, sealed_state
 from moshgrid.averaging.state_service import DonatedRun, StateServer
-from moshgrid.averaging.state_transfer import ProgressSink, StateClient
+from moshgrid.averaging.state_transfer import StateClient
 from moshgrid.averaging.vouching import Trust
 from moshgrid.compression import CodecError
 from moshgrid.p2p.host import Host
@@ -78,9 +79,16 @@ class RunState:
         self._progress = progress
         self._reached = reached
         self._donated = DonatedRun(config.schema.digest, config.admission, offload=offload)
-        self.behind = False
-        """True from the beginning of a fetch until what was fetched is where the run is: weight 0."""
-        self._awaits_average = False
+        self._fetching = False
+        self._fetched: int | None = None
+
+    @property
+    def behind(self) -> bool:
+        """True while a state is being fetched, and while the run is known to be ahead of what was: weight 0.
+
+        The next average that this peer takes on, or the rounds that it missed, put it where the run is.
+        """
+        return self._fetching or (self._fetched is not None and self._progress() > self._fetched)
 
     def attach(self) -> None:
         """Serves latecomers from now on."""
@@ -110,8 +118,7 @@ class RunState:
             state = sealed_state(manifest, result.value, result.results)
         now = self._host.clock.now()
         self._donated.sealed(state, now, StateServer.of(self._host).is_followed(now))
-        if self._awaits_average:
-            self._awaits_average = self.behind = False
+        self._fetched = None
 
     async def fetch(
         self,
@@ -130,22 +137,21 @@ class RunState:
             self._peers,
             fits,
         )
-        for attempt in range(_ATTEMPTS):
-            if attempt:
-                await trio.sleep(_RETRY_SECONDS)  # a newcomer may look before the records are there
-            await self._refresh()
-            self.behind = self._progress() > 0
-            try:
+        self._fetching = True
+        try:
+            for attempt in range(_ATTEMPTS):
+                if attempt:
+                    await trio.sleep(_RETRY_SECONDS)  # a newcomer may look before the records are there
+                await self._refresh()
                 snapshot = await self._fetch(client, progress)
-            except BaseException:
-                self.behind = False
-                raise
-            if snapshot is not None:
-                self._reached(snapshot.round)
-                return snapshot
-            if len(self._peers()) > 1 and self._progress() == 0:
-                break  # they have none either
-        self.behind = False
+                if snapshot is not None:
+                    self._reached(snapshot.round)
+                    self._fetched = snapshot.round
+                    return snapshot
+                if len(self._peers()) > 1 and self._progress() == 0:
+                    break  # they have none either
+        finally:
+            self._fetching = False
         return None
 
     async def missed(self, after: int) -> list[tuple[int, list[Array]]]:
@@ -155,8 +161,8 @@ class RunState:
         await self._refresh()
         others = [peer for peer in self._peers() if peer != self._host.peer_id]
         rounds = await self._decoded(await client.rounds_after(after, others))
-        if rounds and rounds[-1][0] >= self._progress():
-            self.behind = False
+        if rounds and self._fetched is not None:
+            self._fetched = max(self._fetched, rounds[-1][0])
         return rounds
 
     async def _fetch(self, client: StateClient, progress: ProgressSink | None) -> StateSnapshot | None:
@@ -172,14 +178,12 @@ class RunState:
             rounds = await self._decoded(await client.rounds_after(number, donors))
             reached = rounds[-1][0] if rounds else number
             await self._refresh()
-            self.behind = self._progress() > reached
-            if not self.behind:
+            if self._progress() <= reached:
                 break
         if landing is None:
             return None
         named = landing.named()
         self._donated.give_on(landing.kept())
-        self._awaits_average = False
         return StateSnapshot(reached, [], donors, named, tuple(rounds))
 
     async def _average(self, landing: Landing, donors: tuple[PeerId, ...]) -> StateSnapshot | None:
@@ -192,8 +196,6 @@ class RunState:
         mine = self._donated.keeping.last_sealed
         if mine is None or mine.description.round < number:
             self._donated.sealed(landing.kept(), self._host.clock.now(), followed=False)
-        # The next average that this peer takes on, without adding to it, puts it where the run is.
-        self.behind = self._awaits_average = self._progress() > number
         return StateSnapshot(number, arrays, donors)
 
     async def _decoded(self, rounds: Sequence[Landing]) -> list[tuple[int, list[Array]]]:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 import msgspec
 
+from moshgrid.p2p.decoding import Unreadable, decode
 from moshgrid.p2p.envelope import open_envelope, seal
 from moshgrid.p2p.errors import ConfigurationError, RecordRejected
 from moshgrid.p2p.identity import Identity, PeerId, peer_id_from_public_key, peer_id_to_bytes
@@ -30,6 +31,9 @@ class _Admission(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fi
     network: str
     peer: str
     expires_ms: int
+
+
+_DECODER = msgspec.msgpack.Decoder(_Admission)
 
 
 def authority_of(text: str) -> PeerId:
@@ -63,8 +67,8 @@ def is_admitted(token: bytes, peer: PeerId, network: str, authority: PeerId, now
         return False
     try:
         envelope = open_envelope(token, _DOMAIN, _PAYLOAD_TYPE, MAX_ADMISSION_BYTES)
-        admission = msgspec.msgpack.decode(envelope.payload, type=_Admission)
-    except (RecordRejected, msgspec.MsgspecError):
+        admission = decode(_DECODER, envelope.payload)
+    except (RecordRejected, Unreadable):
         return False
     return (
         envelope.author == authority

@@ -187,7 +187,10 @@ class DiLoCo(WrappedOptimizer):
         """The run may have gone on without this peer."""
         loop, averager = fragment.loop, fragment.averager
         how = how_to_catch_up(loop.applied, averager.round)
-        if how is Catching.UP_TO_DATE:
+        if how is Catching.UP_TO_DATE or self._replay(fragment):
+            return
+        # The run may go on during the download of its whole state: those rounds are then replayed, too.
+        if how is Catching.RELOAD and self.run.sync() is not None and self._replay(fragment):
             return
         if how is Catching.RELOAD and self.run.sync() is not None:
             return  # it came with momentum, through ``adopt_state``
@@ -205,6 +208,25 @@ class DiLoCo(WrappedOptimizer):
         fragment.steps = 1
         self.run.tracker.entered(self.epoch)
         _log.info(log_lines.caught_up(snapshot.round, said))
+
+    def _replay(self, fragment: _Fragment) -> bool:
+        """Applies the averages of the rounds that were missed, as far as peers keep them; True when all."""
+        loop, averager = fragment.loop, fragment.averager
+        if how_to_catch_up(loop.applied, averager.round) is Catching.UP_TO_DATE:
+            return True
+        if loop.applied is None:
+            return False
+        missed = averager.fetch_rounds(loop.applied)
+        for number, arrays in missed:
+            loop.replay([array.reshape(-1) for array in arrays])
+            loop.applied = number
+        if missed:
+            self.run.tracker.entered(self.epoch)
+            said = "the average of the round that was missed was replayed"
+            if len(missed) > 1:
+                said = f"the averages of the {len(missed)} rounds that were missed were replayed"
+            _log.info(log_lines.caught_up(missed[-1][0], said))
+        return how_to_catch_up(loop.applied, averager.round) is Catching.UP_TO_DATE
 
     def _recover_from_nan(self, fragment: _Fragment) -> None:
         _log.warning(log_lines.not_finite(fragment.loop.applied or 0))

@@ -6,6 +6,7 @@ Diskin et al. 2021); then the gradients are averaged, each by its samples, and e
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Callable, Mapping
 from concurrent.futures import CancelledError, Future
@@ -22,7 +23,7 @@ from moshgrid.swarm.gradient_accumulator import GradientAccumulator
 from moshgrid.swarm.progress_bar import await_visibly
 from moshgrid.swarm.run import Run
 from moshgrid.swarm.shared_state import CommonState
-from moshgrid.swarm.state_tensors import load_tensors, tensors_of
+from moshgrid.swarm.state_tensors import load_tensors, schedule_of, tensors_of
 from moshgrid.swarm.wrapped_optimizer import WrappedOptimizer
 
 __all__ = ["Optimizer"]
@@ -215,6 +216,9 @@ class Optimizer(WrappedOptimizer):
         self._gradients = GradientAccumulator(self._parameters)
         how = "the step that was missed was replayed"
         if epoch != self.epoch + 1 or not self._replay():
+            if self.run.sync() is not None and self.epoch >= epoch:
+                _log.info(log_lines.caught_up(self.epoch, "the swarm's state was taken"))
+                return
             snapshot = self._averagers["state"].fetch_state()
             how = "the swarm's parameters were taken" if snapshot else "no peer has its parameters yet"
             if snapshot is not None:
@@ -238,13 +242,24 @@ class Optimizer(WrappedOptimizer):
     # State ------------------------------------------------------------------------------------------
 
     def export_state(self) -> CommonState:
-        """See ``SharedState``: parameters and the inner optimizer's tensors."""
-        return CommonState(self.epoch, tensors_of(self._named, self._inner()))
+        """See ``SharedState``: parameters, the inner optimizer's tensors, and learning rates."""
+        notes = {
+            "stepped": str(self._stepped),
+            "lr": json.dumps([float(group["lr"]) for group in self.param_groups]),
+        }
+        if self.scheduler is not None:
+            notes["schedule"] = json.dumps(schedule_of(self.scheduler), sort_keys=True)
+        return CommonState(self.epoch, tensors_of(self._named, self._inner()), notes)
 
     def adopt_state(self, epoch: int, tensors: Mapping[str, torch.Tensor], notes: Mapping[str, str]) -> None:
         """See ``SharedState``."""
         self._give_up()
         load_tensors(self._named, self._inner(), tensors)
+        self._stepped = int(notes.get("stepped", self._stepped))
+        if self.scheduler is not None and "schedule" in notes:
+            self.scheduler.load_state_dict(json.loads(notes["schedule"]))
+            for group, rate in zip(self.param_groups, json.loads(notes["lr"]), strict=False):
+                group["lr"] = float(rate)
         self.epoch = epoch
         self.run.tracker.entered(epoch)
 

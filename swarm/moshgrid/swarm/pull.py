@@ -15,10 +15,11 @@ import torch
 import trio
 from safetensors.torch import save
 
+from moshgrid.averaging.chunk_transfer import ProgressSink
 from moshgrid.averaging.landing import Landing
 from moshgrid.averaging.run_core import run_digest
 from moshgrid.averaging.state import NamedDescription
-from moshgrid.averaging.state_transfer import ProgressSink, StateClient
+from moshgrid.averaging.state_transfer import StateClient
 from moshgrid.averaging.vouching import Trust, authority_of
 from moshgrid.dht import DHTNode
 from moshgrid.p2p import ConfigurationError, Link, MoshgridError, Node, PeerId

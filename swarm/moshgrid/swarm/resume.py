@@ -5,12 +5,13 @@ from __future__ import annotations
 import random
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from moshgrid.p2p import ConfigurationError
 from moshgrid.swarm.checkpoint import CheckpointError
+
+if TYPE_CHECKING:
+    import torch
 
 __all__ = ["capture", "restore_chance", "restore_model", "restore_training"]
 
@@ -65,6 +66,8 @@ def restore_training(tree: Mapping[str, Any], optimizer: Any | None, schedulers:
 
 def restore_chance(saved: Mapping[str, Any]) -> None:
     """Sets the random number generators of Python, numpy (where it is loaded) and torch, GPUs included."""
+    import torch
+
     random.setstate(saved["python"])
     torch.set_rng_state(saved["torch"])
     if saved["numpy"] is not None:
@@ -77,6 +80,8 @@ def restore_chance(saved: Mapping[str, Any]) -> None:
 
 
 def _chance() -> dict[str, Any]:
+    import torch
+
     numpy = sys.modules.get("numpy")
     return {
         "python": random.getstate(),

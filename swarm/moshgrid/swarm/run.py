@@ -16,6 +16,7 @@ from moshgrid.p2p import Closed, ConfigurationError, Link, Node, PeerId
 from moshgrid.swarm import log_lines
 from moshgrid.swarm.checkpoint import read_checkpoint, write_checkpoint
 from moshgrid.swarm.download_bar import download_bar
+from moshgrid.swarm.leaving import leave_on_sigterm
 from moshgrid.swarm.progress_tracker import ProgressTracker
 from moshgrid.swarm.resume import capture, restore_model, restore_training
 from moshgrid.swarm.run_identity import TensorEntry
@@ -83,6 +84,7 @@ class Run:
         self._callbacks: list[Callable[[RoundReport], None]] = []
         self._failures = 0
         self.tracker = ProgressTracker(node, run_id, _entries(self.named_parameters))
+        leave_on_sigterm(self)
         view = self.tracker.view()
         _log.info(log_lines.joined(run_id, view.peers, view.epoch, view.behind))
 
@@ -185,7 +187,8 @@ class Run:
             else:
                 snapshot = self.averager.fetch_state(bar)
                 if snapshot is not None:
-                    self._adopt(snapshot.arrays)
+                    for parameter, array in zip(self._parameters, snapshot.arrays, strict=True):
+                        write_from(array.reshape(-1), parameter.data)
         if snapshot is not None:
             _log.info(log_lines.state_fetched(snapshot.round, bar.last))
         return snapshot
@@ -217,11 +220,10 @@ class Run:
     ) -> bool:
         """Writes everything that ``Run.load`` needs to go on as if the training had not stopped.
 
-        To ``path``/checkpoint.safetensors, or to ``path`` when it ends in ``.safetensors``: model,
-        ``optimizer`` (left out: the one that was made with this run), ``schedulers``, the random number
-        generators, and ``position``: plain values that say where in the data you are. The old file stays
-        until the new one is whole. Where it cannot be written (disk full, read-only) the training goes on:
-        the log says so once, and False is returned. Raises ConfigurationError for what cannot be saved.
+        To ``path``/checkpoint.safetensors, or ``path`` where it ends so: model, ``optimizer`` (left out: the
+        one made with this run), ``schedulers``, random number generators, and ``position``: plain values that
+        say where in the data you are. The old file stays until the new one is whole. Where it cannot be
+        written the log says so once, False is returned, and training can go on. Raises ConfigurationError.
         """
         optimizer = optimizer if optimizer is not None else self.shared
         tree = {"run_id": self.run_id, **capture(self.model, optimizer, schedulers, position)}
@@ -273,12 +275,11 @@ class Run:
 
     def close(self) -> None:
         """Leaves the run, and closes the node when ``join`` made it. May be called again."""
-        if self._exchange is not None:
-            with suppress(Closed):
-                self._exchange.close()
         for averager in self._averagers.values():
             averager.close()
         with suppress(Closed):  # the node may have been closed first
+            if self._exchange is not None:
+                self._exchange.close()
             self.tracker.close()
         if self._owned_node is not None:
             self._owned_node.close()
@@ -290,10 +291,6 @@ class Run:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-    def _adopt(self, arrays: Sequence[Any]) -> None:
-        for parameter, array in zip(self._parameters, arrays, strict=True):
-            write_from(array.reshape(-1), parameter.data)
 
 
 def _entries(parameters: dict[str, torch.nn.Parameter]) -> list[TensorEntry]:

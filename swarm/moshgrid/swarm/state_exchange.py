@@ -6,20 +6,22 @@ An optimizer's shared state travels as named arrays under a name of its own besi
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
 from moshgrid.averaging.averager_setup import run_config
+from moshgrid.averaging.chunk_transfer import ProgressSink
 from moshgrid.averaging.named_arrays import ArraySpec, NamedState, total_bytes
 from moshgrid.averaging.part_work import in_threads
 from moshgrid.averaging.run_core import run_digest
 from moshgrid.averaging.run_state import RunState, StateSnapshot
 from moshgrid.averaging.state import NamedDescription
-from moshgrid.averaging.state_transfer import ProgressSink
 from moshgrid.p2p import Node, PeerId, SchemaMismatch
 from moshgrid.swarm.shared_state import CommonState, SharedState
+
+if TYPE_CHECKING:
+    import torch
 
 __all__ = ["STATE_PART", "StateExchange", "to_named", "to_tensors"]
 
@@ -99,6 +101,8 @@ class StateExchange:
 
 def to_named(state: CommonState, copy: bool) -> NamedState:
     """A state as it travels."""
+    import torch
+
     arrays, halves = {}, set()
     for name, tensor in state.tensors.items():
         tensor = tensor.detach()
@@ -114,6 +118,8 @@ def to_named(state: CommonState, copy: bool) -> NamedState:
 
 def to_tensors(state: NamedState) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
     """Tensors and notes that can be adopted."""
+    import torch
+
     tensors = {}
     for name, array in state.arrays.items():
         tensor = torch.from_numpy(array.view(np.int16) if name in state.bfloat16 else array.copy())

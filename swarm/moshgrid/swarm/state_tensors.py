@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 
 from moshgrid.p2p import SchemaMismatch
 
-__all__ = ["check_tensors", "load_optimizer", "load_tensors", "optimizer_tensors", "tensors_of"]
+__all__ = [
+    "check_tensors",
+    "load_optimizer",
+    "load_tensors",
+    "optimizer_tensors",
+    "schedule_of",
+    "tensors_of",
+]
 
 Named = Mapping[str, torch.nn.Parameter]
 
@@ -63,3 +71,14 @@ def load_optimizer(
         optimizer.state.pop(parameter, None)
         if name in found:
             optimizer.state[parameter] = found[name]
+
+
+def schedule_of(scheduler: torch.optim.lr_scheduler.LRScheduler) -> dict[str, Any]:
+    """What of a scheduler's state are plain values, which is all of it for those that come with torch."""
+    plain = (int, float, str, bool, type(None))
+    return {
+        key: value
+        for key, value in scheduler.state_dict().items()
+        if isinstance(value, plain)
+        or (isinstance(value, list) and all(isinstance(item, plain) for item in value))
+    }
