@@ -17,7 +17,7 @@ from safetensors.torch import save
 
 from moshgrid.averaging.chunk_transfer import ProgressSink
 from moshgrid.averaging.landing import Landing
-from moshgrid.averaging.run_core import run_digest
+from moshgrid.averaging.run_config import run_digest
 from moshgrid.averaging.state import NamedDescription
 from moshgrid.averaging.state_transfer import StateClient
 from moshgrid.averaging.vouching import Trust, authority_of

@@ -14,7 +14,7 @@ from moshgrid.averaging.averager_setup import run_config
 from moshgrid.averaging.chunk_transfer import ProgressSink
 from moshgrid.averaging.named_arrays import ArraySpec, NamedState, total_bytes
 from moshgrid.averaging.part_work import in_threads
-from moshgrid.averaging.run_core import run_digest
+from moshgrid.averaging.run_config import run_digest
 from moshgrid.averaging.run_state import RunState, StateSnapshot
 from moshgrid.averaging.state import NamedDescription
 from moshgrid.p2p import Node, PeerId, SchemaMismatch
