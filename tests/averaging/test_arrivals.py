@@ -89,3 +89,18 @@ def test_a_lone_peer_trains_on_and_finds_company_when_it_comes():
             assert all(report.committed for report in reports.values())
 
     run_virtual(main)
+
+
+def test_who_differs_in_codec_is_told_so():
+    async def main():
+        async with swarm(2, seed=5, group_size=8) as group:
+            group._config["compression"] = "int8"
+            odd = await group.add([array + 0 for array in group.peers[0].arrays])
+            told = []
+            for _ in range(3):  # in the first round the others may be gone before they see this one
+                reports, _ = await step_over(group.peers, 0.0, random.Random(5))
+                assert [len(reports[peer.id].group) for peer in group.peers[:2]] == [2, 2]
+                told.append(reports[odd.id].reason)
+            assert any("cannot average with this one" in reason and "codec" in reason for reason in told)
+
+    run_virtual(main)

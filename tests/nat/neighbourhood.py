@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from ipaddress import ip_address
@@ -106,29 +106,26 @@ class Neighbourhood:
         home = self.lab.home(f"{side}-{nat.value}", nat, group, wire=self._wire)
         return home, Process(home.peer)
 
-    def meet(
-        self, pairs: Iterable[Pair], tries: int, seconds: float, at_once: int = 7
-    ) -> dict[Pair, Meeting]:
-        """Let a new node on the left reach one on the right, for each pair; then look whether it did."""
-        waiting, met = list(pairs), dict[Pair, Meeting]()
-        while waiting:
-            met |= self._meet_at_once(waiting[:at_once], tries, seconds)
-            del waiting[:at_once]
+    def meet(self, pairs: Iterable[Pair], tries: int, seconds: float) -> dict[Pair, Meeting]:
+        """Let a new node on the left reach one on the right, for each pair; then look whether it did.
+
+        Several at once, but never two in one home: what crosses a home's router is one pair's.
+        """
+        met: dict[Pair, Meeting] = {}
+        for some in _rows(pairs):
+            with ThreadPoolExecutor(len(some)) as pool:
+                meetings = pool.map(lambda pair: self._meet(pair, tries, seconds), some)
+                met |= dict(zip(some, meetings, strict=True))
         return met
 
-    def _meet_at_once(self, pairs: list[Pair], tries: int, seconds: float) -> dict[Pair, Meeting]:
-        with ThreadPoolExecutor(len(pairs)) as pool:
-            opened = dict(zip(pairs, pool.map(self._open, pairs), strict=True))
-            plain = trio.run(self._plain_calls, opened)
-            reaching = pool.map(lambda pair: _reach(*opened[pair], tries, seconds), pairs)
-            outcomes = dict(zip(pairs, reaching, strict=True))
-        met = {}
-        for pair in pairs:  # one after the other: what crosses the internet meanwhile is this pair's
-            met[pair] = self._look(pair, *opened[pair], outcomes[pair], plain[pair])
-        closing = [peer.soon("close") for both in opened.values() for peer in both]
-        for done in closing:
-            done.result(PATIENCE)
-        return met
+    def _meet(self, pair: Pair, tries: int, seconds: float) -> Meeting:
+        one, other = self._open(pair)
+        plain = trio.run(self._plain_calls, pair, one, other)
+        said = _reach(one, other, tries, seconds)
+        meeting = self._look(pair, one, other, said, plain)
+        for closing in [peer.soon("close") for peer in (one, other)]:
+            closing.result(PATIENCE)
+        return meeting
 
     def private_calls(self) -> set[str]:
         """Addresses of local networks that packets were sent to across a router: there should be none."""
@@ -154,19 +151,17 @@ class Neighbourhood:
             peer.result(2 * RELAYED_SECONDS)
         return one, other
 
-    async def _plain_calls(self, opened: dict[Pair, tuple[Peer, Peer]]) -> dict[Pair, tuple[bool, bool]]:
+    async def _plain_calls(self, pair: Pair, one: Peer, other: Peer) -> tuple[bool, bool]:
         """Whether a stranger gets in at the port that each node listens on."""
-        got_in: dict[tuple[Pair, int], bool] = {}
+        got_in = [False, False]
 
-        async def call(pair: Pair, side: int, address: str, port: int) -> None:
-            got_in[pair, side] = await can_connect(self.stranger, 0, (address, port), SILENCE)
+        async def call(side: int, home: Home, peer: Peer) -> None:
+            got_in[side] = await can_connect(self.stranger, 0, (home.address, peer.port), SILENCE)
 
         async with trio.open_nursery() as nursery:
-            for pair, both in opened.items():
-                homes = (self.left[pair[0]][0], self.right[pair[1]][0])
-                for side, (home, peer) in enumerate(zip(homes, both, strict=True)):
-                    nursery.start_soon(call, pair, side, home.address, peer.port)
-        return {pair: (got_in[pair, 0], got_in[pair, 1]) for pair in opened}
+            nursery.start_soon(call, 0, self.left[pair[0]][0], one)
+            nursery.start_soon(call, 1, self.right[pair[1]][0], other)
+        return got_in[0], got_in[1]
 
     def _look(
         self,
@@ -211,3 +206,15 @@ def _reach(one: Peer, other: Peer, tries: int, seconds: float) -> Reached:
         if reached.direct:
             break
     return reached
+
+
+def _rows(pairs: Iterable[Pair]) -> Iterator[list[Pair]]:
+    """The pairs in order, cut so that within a row no type comes twice on either side."""
+    row: list[Pair] = []
+    for pair in pairs:
+        if any(pair[0] is one or pair[1] is other for one, other in row):
+            yield row
+            row = []
+        row.append(pair)
+    if row:
+        yield row

@@ -265,9 +265,9 @@ class Matchmaking:
         if self.leader is not None:
             effects.append(Tell(self.leader, Leave(self._key, self._round)))
             return [*effects, NoGroup(f"the leader {self.leader} did not begin in time")]
-        if reason:
-            return [*effects, NoGroup(reason)]
-        return [*effects, NoGroup(self._seekers.why_none_came)]
+        if self._seekers.misfits or not reason:
+            reason = self._seekers.why_none_came
+        return [*effects, NoGroup(reason)]
 
     def _pending(self) -> set[PeerId]:
         return set() if self._times.patience_due is None else self._seekers.unanswered
