@@ -41,11 +41,11 @@ def main() -> None:
     systems = {"moshgrid": sys.executable}
     if arguments.hivemind_python:
         systems["hivemind"] = arguments.hivemind_python
-    rows = [
-        measure(system, python, fault, arguments)
-        for fault in arguments.faults.split(",")
-        for system, python in systems.items()
-    ]
+    rows = []
+    for fault in arguments.faults.split(","):
+        for system, python in systems.items():
+            rows.append(measure(system, python, fault, arguments))
+            print(json.dumps(rows[-1]), file=sys.stderr)
     result = {
         "benchmark": "training",
         "peers": arguments.peers,

@@ -1,6 +1,6 @@
 """A small transformer learns Python's documentation, letter by letter: DiLoCo against one process.
 
-    python examples/char_transformer.py             # four processes on this computer, two to four minutes
+    python examples/char_transformer.py             # four processes on this computer, one to four minutes
     python examples/char_transformer.py --json
     python examples/char_transformer.py LINK        # one volunteer of the swarm behind LINK
 
@@ -27,10 +27,11 @@ from moshgrid.p2p import Node
 from moshgrid.swarm import DiLoCo, Run
 
 CONTEXT = 64
-WIDTH = 64
-LAYERS = 2
-LEARNING_RATE = 4e-3
+WIDTH = 32
+LAYERS = 1
+LEARNING_RATE = 7e-4
 MEASURED_ROUNDS = 3
+PATIENCE = 200.0
 
 
 class Transformer(nn.Module):
@@ -138,7 +139,10 @@ def volunteer(options: argparse.Namespace) -> dict[str, object]:
             batch_size_per_step=options.batch,
         )
         rate = schedule(opt, options.steps)
+        until = time.monotonic() + PATIENCE
         while run.progress.peers < options.peers:  # a volunteer need not wait, a comparison has to
+            if time.monotonic() > until:
+                sys.exit(f"only {run.progress.peers} of {options.peers} came within {PATIENCE:.0f} s")
             time.sleep(0.05)
         started = time.monotonic()
         for step in range(1, options.steps + 1):
@@ -220,7 +224,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("link", nargs="?")
     parser.add_argument("--peers", type=int, default=4)
-    parser.add_argument("--steps", type=int, default=900)
+    parser.add_argument("--steps", type=int, default=600)
     parser.add_argument("--batch", type=int, default=16, help="samples per step of each process")
     parser.add_argument("--sync-every", type=int, default=60)
     parser.add_argument("--json", action="store_true")

@@ -176,8 +176,8 @@ class Optimizer(WrappedOptimizer):
                 parameter.grad = gradient.to(parameter.device, parameter.dtype)
             self._inner().step()
         finally:
-            for parameter, gradient in zip(self._parameters, before, strict=True):
-                parameter.grad = gradient
+            for parameter, earlier in zip(self._parameters, before, strict=True):
+                parameter.grad = earlier
 
     def _average_parameters(self, weight: float) -> list[tuple[RoundReport, str]]:
         averager = self._averagers["state"]
