@@ -271,8 +271,9 @@ class RoutingTable:
 
     def nearer_than_own(self, point: int) -> int:
         """How many live peers are nearer to ``point`` than this one."""
-        own = self.own_point ^ point
-        return sum(1 for contact in self._live() if contact.point ^ point < own)
+        gap = self.own_point ^ point  # nearer are those that differ from this peer first where the point does
+        buckets = (bucket for at, bucket in self._buckets.items() if bucket and gap >> (at - 1) & 1)
+        return sum(not contact.failures for bucket in buckets for contact in bucket.values())
 
     def is_live(self, peer: PeerId) -> bool:
         """True when the peer is in the table and no suspect."""
