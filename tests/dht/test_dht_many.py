@@ -116,3 +116,18 @@ def test_an_author_whose_clock_fell_back_signs_above_its_earlier_record(swarm: A
             assert (await net.nodes[5].get("k")).value == 2
 
     run_virtual(main)
+
+
+def test_storers_say_where_those_are_that_a_put_missed(swarm: Any) -> None:
+    async def main() -> None:
+        async with swarm(40) as net:
+            await trio.sleep(3)  # tables still differ
+            missed = 0
+            for number, node in enumerate(net.nodes):
+                known = set(node.table.candidates(0, 99))
+                report = await node.put(f"k{number}", 1, acks=20)
+                missed += len(set(report.stored_at) - known - {node.host.peer_id})
+                assert len(report.stored_at) >= 20 and not report.refused
+            assert missed > 20, "otherwise this shows nothing"
+
+    run_virtual(main)

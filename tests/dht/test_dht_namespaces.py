@@ -103,3 +103,36 @@ def test_storers_that_opened_it_hold_it_and_others_say_why_not(swarm: Any) -> No
                 await author.put("weather/oslo", {"celsius": -300}, ttl=60)
 
     run_virtual(main)
+
+
+def test_a_reader_does_not_see_what_its_validator_refuses_and_storers_let_pass(swarm: Any) -> None:
+    async def main() -> None:
+        async with swarm(8) as net:
+            *others, careless, reader = net.nodes
+            for node in others:
+                node.open_namespace("weather")
+            await trio.sleep(3)
+            report = await others[0].put("weather/oslo", {"celsius": -300}, ttl=200)
+            assert len(report.stored_at) >= 5
+            assert await reader.get("weather/oslo") is not None, "it has no rules yet"
+            reader.register(Temperatures(max_value=20))
+            heard: list[object] = []
+            async with trio.open_nursery() as nursery, reader.watch("weather/oslo") as changes:
+
+                async def listen() -> None:
+                    async for record in changes:
+                        heard.append(record.value)
+
+                nursery.start_soon(listen)
+                assert await reader.get("weather/oslo") is None, "not what it saw before it asked for more"
+                assert await reader.get_all("weather/oslo") == {}
+                assert (await careless.get("weather/oslo")).value == {"celsius": -300}
+                await others[1].put("weather/oslo", {"celsius": 5}, ttl=200)
+                await trio.sleep(3)
+                assert [r.value for r in (await reader.get_all("weather/oslo")).values()] == [{"celsius": 5}]
+                found = await reader.get("weather/oslo")
+                assert found is not None and found.author == others[1].host.peer_id
+                assert heard == [{"celsius": 5}]
+                nursery.cancel_scope.cancel()
+
+    run_virtual(main)

@@ -187,3 +187,27 @@ def test_a_crowd_shows_also_to_whoever_is_one_of_the_nearest() -> None:
     assert density.is_abnormal(at, crowd) and density.is_abnormal(at, crowd[:3])
     assert not density.is_abnormal(at, crowd[:2]), "too few to tell"
     assert not density.is_abnormal(0, PEERS[:4]) and not density.is_abnormal(0, PEERS[:3])
+
+
+def test_the_region_of_a_key_lies_in_the_key_space_also_when_few_peers_are_all_there_are() -> None:
+    density = Density(k=4)
+    for _ in range(8):
+        density.saw(0, [max(PEERS, key=point_of_peer)] * 4)  # a quarter of the key space for one peer
+    for at in (0, (1 << 256) - 1):
+        points = density.region(at)
+        assert len(set(points)) == 16 and all(0 <= point < 1 << 256 for point in points)
+
+
+def test_a_small_range_is_remembered_whole_until_places_run_out() -> None:
+    table = RoutingTable(PeerId(OWN), k=4)
+    rng = random.Random(2)
+    peers = [peer_id_from_public_key(rng.randbytes(32)) for _ in range(40)]
+    far = [p for p in peers if (point_of_peer(p) ^ table.own_point).bit_length() == 256]
+    for peer in far[:7]:
+        table.answered(peer, 0.0)
+    at = point_of_peer(far[9])
+    assert not table.remembers_beside(at), "nobody looked there"
+    table.looked_at(at, 0.0)
+    assert table.remembers_beside(at)
+    table.answered(far[7], 0.0)
+    assert not table.remembers_beside(at), "who waits longest may have been forgotten"

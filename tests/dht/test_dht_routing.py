@@ -69,6 +69,19 @@ def test_a_waiting_peer_takes_the_place_of_one_that_failed() -> None:
     assert set(table.closest(0, 9)) == {old[0], old[2], later}
 
 
+def test_who_takes_the_place_of_a_failed_peer_keeps_to_the_share_of_its_block() -> None:
+    crowd = set(peers(400)[::2])
+    table = RoutingTable(
+        OWN, placing=lambda peer: ("9.9.9", "9.9") if peer in crowd else (f"{peer}", f"{peer}")
+    )
+    for peer in peers(400):
+        table.answered(peer, 0.0)
+    for round_ in range(6):
+        for peer in [peer for peer in table.live_peers() if peer not in crowd][:20]:
+            table.failed(peer, 10.0 * round_)
+        assert sum(peer in crowd for peer in table.live_peers()) <= 10
+
+
 def test_a_lost_peer_is_suspect_until_it_answers() -> None:
     table = RoutingTable(OWN)
     (peer,) = peers(1)

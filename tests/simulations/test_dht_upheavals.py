@@ -29,6 +29,12 @@ def whole_and_sample(sample: Any, whole: Any) -> list[object]:
     return [pytest.param(*sample, id="sample"), pytest.param(*whole, id="whole", marks=pytest.mark.slow)]
 
 
+def look_around_less(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Everybody looks around far less often than it would: harder, and a fraction of the computing time."""
+    monkeypatch.setattr(joining, "_REFRESH_SECONDS", 7_200.0)
+    monkeypatch.setattr(joining, "_SELF_LOOKUPS", (2.0, 10.0, 60.0, 1_800.0))
+
+
 def near(world: World, peer: Peer, count: int = 20) -> list[PeerId]:
     """The living nearest to ``peer``."""
     own = point_of_peer(peer.id)
@@ -45,9 +51,7 @@ def test_d2_churn_loses_no_record_of_a_living_author(
     size: int, steady: int, each: int, hours: float, half_life: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """``steady`` authors keep ``each`` records; all others come and go."""
-    # They look around far less often than they do: harder, and a fraction of the simulation's time.
-    monkeypatch.setattr(joining, "_REFRESH_SECONDS", 7_200.0)
-    monkeypatch.setattr(joining, "_SELF_LOOKUPS", (2.0, 10.0, 60.0, 1_800.0))
+    look_around_less(monkeypatch)
     step, seed = 60.0, 2
 
     async def main(world: World) -> dict[str, float]:
@@ -100,8 +104,12 @@ def test_d2_churn_loses_no_record_of_a_living_author(
 
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize(("size", "split"), whole_and_sample((40, 120.0), (1_000, 1_800.0)))
-def test_d8_halves_work_apart_and_agree_after_healing(size: int, split: float) -> None:
+def test_d8_halves_work_apart_and_agree_after_healing(
+    size: int, split: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
     seed, keys = 8, min(20, size // 4)
+    if size > 100:
+        look_around_less(monkeypatch)
 
     async def main(world: World) -> dict[str, float]:
         peers = world.add_many(size)

@@ -90,7 +90,11 @@ class PeerProcess:
         try:
             return self._lines.get(timeout=SECONDS)
         except queue.Empty:
-            raise TimeoutError(f"process {self.process.pid} said nothing for {SECONDS:g} s") from None
+            ended = self.process.poll()
+            state = "is running" if ended is None else f"ended with {ended}"
+            raise TimeoutError(
+                f"process {self.process.pid} said nothing for {SECONDS:g} s; it {state}"
+            ) from None
 
     def tell(self, *request: Any) -> None:
         """Asks and does not wait."""

@@ -152,7 +152,7 @@ class World:
 
     def _fill(self, node: DHTNode) -> None:
         own = node.host.peer_id
-        chance = random.Random(f"{self.seed}/{own}")
+        chance, now = random.Random(f"{self.seed}/{own}"), trio.current_time()
         for known in (self._old, self._all) if len(self._old) < len(self._all) else (self._all,):
             at = bisect.bisect(known, (node.table.own_point, own))
             met = dict.fromkeys(chance.sample(known, min(len(known), 300)))
@@ -161,6 +161,7 @@ class World:
             chance.shuffle(order)
             for _, other in order:
                 node.table.answered(other, 0.0)
+                node.table.looked_at(point_of_peer(other), now)
         for point, closest in chance.sample(self._densities, 16):
             node._asker.density.saw(point, closest)
 

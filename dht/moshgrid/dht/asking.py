@@ -18,7 +18,7 @@ from moshgrid.dht.lookup import MAX_SKIP, Answered, Ask, Done, Effect, Event, Fa
 from moshgrid.dht.pace import Pace
 from moshgrid.dht.peer_records import PeerRecords
 from moshgrid.dht.routing import RoutingTable
-from moshgrid.dht.wire import KAD, Answer, FindNode, Found, PeerEntry, Ping, Pong, Query, Refusal
+from moshgrid.dht.wire import KAD, Answer, FindNode, Found, PeerEntry, Ping, Pong, Query, Refusal, Taken
 from moshgrid.p2p.errors import MoshgridError, RemoteProtocolError, Unreachable
 from moshgrid.p2p.host import Host
 from moshgrid.p2p.identity import PeerId
@@ -224,7 +224,7 @@ class Asker:
         match answer:
             case Pong(me=entry) if entry.peer == peer:
                 self._learn_from(entry)
-            case Found(closer=closer):
+            case Found(closer=closer) | Taken(closer=closer):
                 for entry in closer:
                     self._records.learn(entry)
 

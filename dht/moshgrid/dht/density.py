@@ -14,7 +14,7 @@ import statistics
 from collections import deque
 from collections.abc import Sequence
 
-from moshgrid.dht.keys import point_of_peer
+from moshgrid.dht.keys import BITS, point_of_peer
 from moshgrid.p2p.identity import PeerId
 
 __all__ = ["PER_POINT", "Density"]
@@ -60,6 +60,7 @@ class Density:
         wide = self.reach(6 * self._k)
         if wide is None:
             return []
+        wide = min(wide, 1 << BITS)
         step = 1 << max(0, wide.bit_length() - _POINTS.bit_length())  # equal for readers and writers
         return [point ^ (number * step) for number in range(_POINTS)]
 

@@ -215,6 +215,7 @@ class DHTNode:
     def register(self, validator: Validator) -> None:
         """Holds records of the validator's namespace, those that it lets pass."""
         self._namespaces.register(validator)
+        self._reading.forget()
 
     def open_namespace(self, namespace: str) -> None:
         """Holds any value under keys that begin with ``namespace/``."""

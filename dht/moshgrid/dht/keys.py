@@ -46,6 +46,11 @@ def point_of_peer(peer: PeerId) -> int:
     return int.from_bytes(hashlib.sha256(peer_bytes(peer)).digest())
 
 
+@lru_cache(maxsize=16_384)
+def _prefix_of_peer(peer: PeerId) -> bytes:
+    return point_prefix(point_of_peer(peer))
+
+
 def names(prefixes: bytes, prefix: bytes) -> bool:
     """True when ``prefix`` is one of the concatenated ``prefixes``."""
     return any(prefixes[at : at + 4] == prefix for at in range(0, len(prefixes), 4))
@@ -53,7 +58,7 @@ def names(prefixes: bytes, prefix: bytes) -> bool:
 
 def prefixes_of(peers: Iterable[PeerId], most: int = 20) -> bytes:
     """The point prefixes of the first ``most`` of ``peers``, concatenated."""
-    return b"".join(point_prefix(point_of_peer(peer)) for peer in islice(peers, most))
+    return b"".join(map(_prefix_of_peer, islice(peers, most)))
 
 
 def point_prefix(point: int) -> bytes:

@@ -110,6 +110,8 @@ class Lookup:
         self._states: dict[PeerId, _State] = {}
         self._order: list[tuple[int, PeerId]] = []
         self._waiting: dict[PeerId, float] = {}
+        self._hopeful_now: list[PeerId] | None = None
+        """Remembered until something changes: each question names them."""
         self._ends_at: float | None = None
         self._over = False
         self._hear(seeds)
@@ -175,6 +177,7 @@ class Lookup:
             self._locate(peer)
 
     def _locate(self, peer: PeerId) -> None:
+        self._hopeful_now = None
         if (place := self._placing(peer)) is not None:
             self._places[peer] = place
         else:
@@ -183,11 +186,15 @@ class Lookup:
     def _settle(self, peer: PeerId, state: _State) -> None:
         self._states[peer] = state
         self._waiting.pop(peer, None)
+        self._hopeful_now = None
 
-    def _hopeful(self) -> Iterable[PeerId]:
+    def _hopeful(self) -> list[PeerId]:
         """The nearest ``need`` peers that neither failed nor are slow, within the caps."""
-        bad = (_State.FAILED, _State.SLOW)
-        return self._nearest(peer for _, peer in self._order if self._states[peer] not in bad)
+        if self._hopeful_now is None:
+            bad = (_State.FAILED, _State.SLOW)
+            hopeful = (peer for _, peer in self._order if self._states[peer] not in bad)
+            self._hopeful_now = list(self._nearest(hopeful))
+        return self._hopeful_now
 
     def _nearest(self, peers: Iterator[PeerId]) -> Iterable[PeerId]:
         if not self._places:
@@ -220,7 +227,7 @@ class Lookup:
 
     def _ask_again(self, now: float) -> Sequence[Effect]:
         """Questions behind those that failed, if there are any new ones of these."""
-        found = list(self._hopeful())
+        found = self._hopeful()
         if not found or self._second_rounds == 0:
             return []
         reach = self._point(found[-1]) ^ self._target if len(found) == self._need else math.inf

@@ -97,6 +97,10 @@ class Reading:
         self._views = Views()
         self._seen = SeenRecords()
 
+    def forget(self) -> None:
+        """The rules changed: what was read by the earlier ones is read anew."""
+        self._views, self._seen = Views(), SeenRecords()
+
     async def get(self, key: bytes) -> Read:
         """Asks whoever was asked before only for what it stored since."""
         point = self._shortlists.point(key)
@@ -108,7 +112,8 @@ class Reading:
             done = await self._look_everywhere(heard, done)
         now_ms = self._host.clock.wall_ms()
         merged: Records = {}
-        merge(merged, [*self._store.get(key, now_ms), *self._seen.of(key, now_ms)])
+        merge(merged, (record for record in self._store.get(key, now_ms) if self._passes(record, now_ms)))
+        merge(merged, self._seen.of(key, now_ms))
         nearest = {peer: heard.views[peer] for peer in done.closest if peer in heard.views}
         others = {peer: view for peer, view in heard.views.items() if peer not in nearest}
         for peer, view in nearest.items():
@@ -243,11 +248,19 @@ class Reading:
         for raw in envelopes:
             try:
                 record = self._reader.read(raw, key)
-                self._namespaces.check_read(record, now_ms)
             except RecordRejected:
                 continue  # one bad record does not make the others bad
-            records.append(record)
+            if self._passes(record, now_ms):
+                records.append(record)
         return records
+
+    def _passes(self, record: SignedRecord, now_ms: int) -> bool:
+        """By this reader's own validators, whoever held it."""
+        try:
+            self._namespaces.check_read(record, now_ms)
+        except RecordRejected:
+            return False
+        return True
 
     def _mend(self, merged: Records, theirs: dict[PeerId, View]) -> None:
         for peer, view in theirs.items():

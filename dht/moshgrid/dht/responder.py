@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import struct
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
@@ -231,15 +232,13 @@ class Responder:
 
     def _missing(self, point: int, known: bytes, sender: PeerId) -> list[PeerId]:
         """Peers as near to ``point`` as those of which the sender named the prefixes, without those."""
-        named = {known[at : at + 4] for at in range(0, len(known), 4)}
-        reach = 1 << 32
-        if len(named) >= self._table.k:
-            reach = max(int.from_bytes(prefix) ^ point >> (BITS - 32) for prefix in named)
+        near = point >> (BITS - 32)
+        named = set(struct.unpack(f">{len(known) // 4}I", known[: len(known) // 4 * 4]))
+        reach = max(prefix ^ near for prefix in named) if len(named) >= self._table.k else 1 << 32
         missing = []
         for peer in (*self._table.closest(point, self._table.k), *self._introduced):
-            at = point_of_peer(peer)
-            prefix = point_prefix(at)
-            if prefix not in named and peer != sender and (at ^ point) >> (BITS - 32) <= reach:
+            prefix = point_of_peer(peer) >> (BITS - 32)
+            if prefix not in named and peer != sender and prefix ^ near <= reach:
                 missing.append(peer)
         return missing[:MAX_CLOSER]
 

@@ -10,12 +10,10 @@ One address block may fill a bucket, or the table, only while nobody else wants 
 
 from __future__ import annotations
 
-import heapq
 import random
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from itertools import chain
 
 from moshgrid.dht.diversity import TABLE_PER_BLOCK, Crowd, Place, Placing, crowded
 from moshgrid.dht.keys import BITS, point_of_peer
@@ -167,9 +165,12 @@ class RoutingTable:
         contact.failed_at = now
         if waiting:
             self._leave(bucket, peer)
-            newest, successor = waiting.popitem()
-            self._enter(bucket, successor)
-            return newest
+            for successor in reversed(tuple(waiting.values())):
+                if self._over_table(successor) != successor.peer:
+                    del waiting[successor.peer]
+                    self._enter(bucket, successor)
+                    return successor.peer
+            self._enter(bucket, contact)
         if contact.failures >= _MAX_FAILURES:
             self._leave(bucket, peer)
         return None
@@ -212,14 +213,29 @@ class RoutingTable:
 
     def closest(self, point: int, count: int) -> list[PeerId]:
         """The live peers nearest to ``point``, nearest first."""
-        nearest = heapq.nsmallest(count, self._live(), key=lambda contact: contact.point ^ point)
-        return [contact.peer for contact in nearest]
+        return self._nearest(point, count, ())
 
     def candidates(self, point: int, count: int) -> list[PeerId]:
         """As ``closest``, with the peers that answered and wait for a place in a full bucket."""
-        waiting = (contact for bucket in self._waiting.values() for contact in bucket.values())
-        nearest = heapq.nsmallest(count, chain(self._live(), waiting), key=lambda c: c.point ^ point)
-        return [contact.peer for contact in nearest]
+        return self._nearest(point, count, self._waiting)
+
+    def _nearest(
+        self, point: int, count: int, waiting: Mapping[int, dict[PeerId, _Contact]] | tuple[()]
+    ) -> list[PeerId]:
+        # All of one bucket are nearer to the point than all of the next: their distances differ from that
+        # of this peer in the bucket's bit and in lower ones only.
+        gap = self.own_point ^ point
+        filled = [at for at, bucket in self._buckets.items() if bucket or at in waiting]
+        filled.sort(key=lambda at: ((gap >> (at - 1)) ^ 1) << (at - 1))
+        found: list[PeerId] = []
+        for at in filled:
+            here = [(c.point ^ point, c.peer) for c in self._buckets[at].values() if not c.failures]
+            if at in waiting:
+                here += [(c.point ^ point, c.peer) for c in self._waiting[at].values()]
+            found += [peer for _, peer in sorted(here)]
+            if len(found) >= count:
+                return found[:count]
+        return found
 
     def sees_all_near(self, point: int) -> bool:
         """True when no bucket is full that may hold one of the ``k`` nearest peers to ``point``.
@@ -244,14 +260,20 @@ class RoutingTable:
         index = (point ^ self.own_point).bit_length()
         return len(self._buckets[index]) + len(self._waiting[index]), 1 << max(0, index - 1)
 
+    def remembers_beside(self, point: int) -> bool:
+        """True when the bucket of ``point`` was looked at and forgot nobody for want of places."""
+        index = (point ^ self.own_point).bit_length()
+        return index in self._looked_at and len(self._waiting[index]) < self.k
+
     def is_waiting(self, peer: PeerId) -> bool:
         """True when the peer answered and its bucket has no place for it."""
         return peer in self._places(peer)[1]
 
     def nearer_than_own(self, point: int) -> int:
         """How many live peers are nearer to ``point`` than this one."""
-        own = self.own_point ^ point
-        return sum(1 for contact in self._live() if contact.point ^ point < own)
+        gap = self.own_point ^ point  # nearer are those that differ from this peer first where the point does
+        buckets = (bucket for at, bucket in self._buckets.items() if bucket and gap >> (at - 1) & 1)
+        return sum(not contact.failures for bucket in buckets for contact in bucket.values())
 
     def is_live(self, peer: PeerId) -> bool:
         """True when the peer is in the table and no suspect."""

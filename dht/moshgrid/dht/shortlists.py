@@ -77,11 +77,22 @@ class Shortlists:
             return candidates
         if usual is None or len(candidates) < k:
             return None
+        if self.small_range(key) is not None and self._table.remembers_beside(point):
+            return None if self.is_crowded(key, candidates[:k]) else candidates
         met, width = self._table.met_beside(point)
         if met * _TRUSTED * usual < k * width:
             return None  # it has met too few of that range: if they are near, somebody placed them there
         reach = point_of_peer(candidates[k - 1]) ^ point
         return candidates if usual / _TRUSTED <= reach <= usual * _TRUSTED else None
+
+    def small_range(self, key: bytes) -> int | None:
+        """The number of the bucket that ``key`` lies in, when a lookup or two there meet about all of its
+        range, so that ``guess`` tells the other keys of that range; None when they are too many."""
+        point, usual = self.point(key), self._asker.density.reach(self._table.k)
+        _, width = self._table.met_beside(point)
+        if usual is None or self._table.k * width > 2 * self._table.k * _TRUSTED * usual:
+            return None
+        return width.bit_length()
 
     def probable(self, key: bytes, nearest: list[PeerId]) -> list[PeerId]:
         """Those of the ``nearest`` known that lie where storers usually do; none when these are too few."""

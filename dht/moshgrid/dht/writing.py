@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -98,14 +99,26 @@ class Writing:
     async def _find_seeds(self, records: Sequence[SignedRecord]) -> list[list[PeerId]]:
         seeds = [self._shortlists.guess(record.key) for record in records]
         at_once = trio.Semaphore(_LOOKUPS)
+        one_by_one: defaultdict[int, trio.Lock] = defaultdict(trio.Lock)
 
         async def find(at: int) -> None:
             async with at_once:
                 seeds[at] = await self._shortlists.closest(records[at].key)
 
+        async def find_unless_told(at: int, small: int) -> None:
+            async with one_by_one[small]:
+                if (guess := self._shortlists.guess(records[at].key)) is not None:
+                    seeds[at] = guess
+                else:
+                    await find(at)
+
         async with trio.open_nursery() as nursery:
             for at, guess in enumerate(seeds):
-                if guess is None:
+                if guess is not None:
+                    continue
+                if (small := self._shortlists.small_range(records[at].key)) is not None:
+                    nursery.start_soon(find_unless_told, at, small)
+                else:
                     nursery.start_soon(find, at)
         return [near or [] for near in seeds]
 
