@@ -82,13 +82,13 @@ def test_patience_is_fixed_until_it_has_learned_and_bounded_after():
     patience = Patience()
     assert patience.seconds == 3.0
     for _ in range(8):
-        patience.observed(0.05)
+        patience.observed(0.05, is_full=True)
     assert patience.seconds == 2.0
     for _ in range(20):
-        patience.observed(4.0)
+        patience.observed(4.0, is_full=True)
     assert patience.seconds == pytest.approx(4.4, rel=0.01)
     for _ in range(300):
-        patience.observed(60.0)
+        patience.observed(60.0, is_full=True)
     assert patience.seconds == 15.0
 
 
