@@ -99,6 +99,7 @@ def schedule(optimizer: torch.optim.Optimizer, steps: int) -> torch.optim.lr_sch
 
 def train_alone(options: argparse.Namespace) -> float:
     """One process with the samples of all: the loss on text that it has not seen."""
+    torch.set_num_threads(1)
     text, unseen, letters = read()
     torch.manual_seed(0)
     model = Transformer(letters)
