@@ -30,6 +30,7 @@ CONTEXT = 64
 WIDTH = 32
 LAYERS = 1
 LEARNING_RATE = 7e-4
+MEASURED = ("none", "float16")
 MEASURED_ROUNDS = 3
 PATIENCE = 200.0
 
@@ -99,6 +100,7 @@ def schedule(optimizer: torch.optim.Optimizer, steps: int) -> torch.optim.lr_sch
 
 def train_alone(options: argparse.Namespace) -> float:
     """One process with the samples of all: the loss on text that it has not seen."""
+    torch.set_num_threads(1)
     text, unseen, letters = read()
     torch.manual_seed(0)
     model = Transformer(letters)
@@ -157,8 +159,7 @@ def volunteer(options: argparse.Namespace) -> dict[str, object]:
         seconds = time.monotonic() - started
         result = {"loss": held_out(model, unseen), "no_group": opt.no_group, "seconds": seconds, **moved}
         if options.measure:
-            codecs = ("none", "float16")
-            result["every_step"] = {name: every_step(run, model, name, options.peers) for name in codecs}
+            result["every_step"] = {name: every_step(run, model, name, options.peers) for name in MEASURED}
         time.sleep(1)  # others may still need this peer's part of the last round
     return result
 
@@ -170,8 +171,10 @@ def every_step(run: Run, model: nn.Module, codec: str, peers: int) -> float:
     done = []
     for _ in range(5 * MEASURED_ROUNDS):  # a group may be incomplete on a busy computer
         report = averager.step(arrays)
-        if report.committed and len(report.group) == peers:
-            done.append(report.bytes_sent + report.bytes_received)
+        if report.committed:
+            members = len(report.group)  # each moves (members - 1) / members of the values, twice
+            whole = (peers - 1) / peers / ((members - 1) / members)
+            done.append((report.bytes_sent + report.bytes_received) * whole)
         if averager.round >= MEASURED_ROUNDS and done:
             break
     return sum(done) / len(done) if done else float("nan")
@@ -194,6 +197,8 @@ def compare(options: argparse.Namespace) -> dict[str, object]:
             for i in range(options.peers)
         ]
         results = [json.loads(member.communicate()[0]) for member in members]
+    if any(math.isnan(mean_of(result["every_step"][codec] for result in results)) for codec in MEASURED):
+        sys.exit("no round could be measured: is this computer very busy?")
     alone = train_alone(options)
     loss = sum(result["loss"] for result in results) / len(results)
     moved = sum(result["sent"] + result["received"] for result in results)
