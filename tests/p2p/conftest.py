@@ -109,7 +109,7 @@ class World:
                     await network.aclose()
             elif self.kind == "relayed":
                 open_one = await stack.enter_async_context(relayed())
-                freeze = _silence
+                freeze, crash = _silence, _cut
             else:
                 from moshgrid.p2p.libp2p_network import open_libp2p_network
 
@@ -168,6 +168,8 @@ def _cut(network: Any) -> None:
 
     _silence(network)
     for connection in network._connections.all():
+        if connection.is_relayed:  # goes with the connection to the relay
+            continue
         raw = connection.secured_conn
         while not isinstance(raw, RawConnection):
             raw = raw._connection
