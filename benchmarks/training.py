@@ -9,6 +9,7 @@ whose python is given. Both have Adam, float16 gradients, uncompressed parameter
 """
 
 import argparse
+import contextlib
 import json
 import os
 import signal
@@ -92,7 +93,7 @@ def measure(system: str, python: str, fault: str, arguments: argparse.Namespace)
     def start(number: int, where: str) -> subprocess.Popen:
         return subprocess.Popen(
             [*command, system, str(number), where], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-            stderr=subprocess.DEVNULL, env=environment,
+            stderr=subprocess.DEVNULL, env=environment, start_new_session=True,
         )  # fmt: skip
 
     first = start(0, "-")
@@ -112,12 +113,13 @@ def measure(system: str, python: str, fault: str, arguments: argparse.Namespace)
                     break
             killed = processes[-KILLED:]
             for process in killed:
-                process.send_signal(signal.SIGKILL)
+                os.killpg(process.pid, signal.SIGKILL)
         survivors = [process for process in processes if process not in killed]
         results = [result for process in survivors if (result := result_of(process)) is not None]
     finally:
-        for process in processes:
-            process.kill()
+        for process in processes:  # and what they started: hivemind's peers are several processes each
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
             process.wait()
     syncs = [seconds for result in results for seconds in result["syncs"]]
     wall = max((result["seconds"] for result in results), default=PATIENCE)

@@ -142,7 +142,9 @@ def volunteer(options: argparse.Namespace) -> dict[str, object]:
         )
         rate = schedule(opt, options.steps)
         until = time.monotonic() + PATIENCE
-        while run.progress.peers < options.peers:  # a volunteer need not wait, a comparison has to
+        averager = opt.fragments[0].averager
+        while min(run.progress.peers, len(averager.peers)) < options.peers:
+            # A volunteer need not wait; a comparison has to.
             if time.monotonic() > until:
                 sys.exit(f"only {run.progress.peers} of {options.peers} came within {PATIENCE:.0f} s")
             time.sleep(0.05)
