@@ -190,10 +190,9 @@ class DiLoCo(WrappedOptimizer):
         if how is Catching.UP_TO_DATE or self._replay(fragment):
             return
         # The run may go on during the download of its whole state: those rounds are then replayed, too.
-        if how is Catching.RELOAD and self.run.sync() is not None and self._replay(fragment):
-            return
         if how is Catching.RELOAD and self.run.sync() is not None:
-            return  # it came with momentum, through ``adopt_state``
+            self._replay(fragment)  # the state came with momentum, through ``adopt_state``
+            return
         snapshot = averager.fetch_state()
         if snapshot is None:
             return
