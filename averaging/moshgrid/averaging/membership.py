@@ -30,6 +30,7 @@ _PLAN_TTL = 600.0
 _RETRY_SECONDS = 2.0
 _RECENT_ROUNDS = 2
 _JOIN_SECONDS = 10.0
+_MAX_REMEMBERED = 16384
 
 _log = logging.getLogger("moshgrid.averaging")
 
@@ -57,6 +58,9 @@ class Membership:
         self._me = dht.host.peer_id
         self._members: dict[PeerId, int] = {}
         self._seekers: dict[str, dict[PeerId, int]] = {}
+        self._newest: dict[PeerId, int] = {}
+        self._gone: dict[PeerId, int] = {}
+        """Peers whose connection was lost, and their newest record then: no older one brings them back."""
         self._watched: set[str] = set()
         self._declared: tuple[str, int, float] | None = None
         self._progress = 0
@@ -126,7 +130,8 @@ class Membership:
         )
 
     def lost(self, peer: PeerId) -> None:
-        """The connection to a peer is gone: its records no longer say that it is there."""
+        """The connection to a peer is gone: the records there are no longer say that it is there."""
+        self._gone[peer] = self._newest.get(peer, 0)
         self._members.pop(peer, None)
         was_declared = [declared.pop(peer, None) is not None for declared in self._seekers.values()]
         if any(was_declared):
@@ -134,6 +139,7 @@ class Membership:
 
     def seen(self, peer: PeerId) -> None:
         """A peer of this run spoke: it is there, whatever the records say."""
+        self._gone.pop(peer, None)
         self._members.setdefault(peer, self._dht.host.clock.wall_ms() + round(_MEMBER_TTL * 1000))
 
     async def start(self) -> None:
@@ -215,8 +221,19 @@ class Membership:
                 pass
             await trio.sleep(_RETRY_SECONDS)
 
+    def _is_stale(self, record: Record) -> bool:
+        """Whether a record is of a time before its author was lost. Sequence numbers are its author's."""
+        newest = max(record.seq, self._newest.pop(record.author, 0))
+        self._newest[record.author] = newest  # the last heard of are the last to be forgotten
+        for memory in (self._newest, self._gone):
+            while len(memory) > _MAX_REMEMBERED:
+                del memory[next(iter(memory))]
+        if newest > self._gone.get(record.author, newest):
+            del self._gone[record.author]
+        return record.author in self._gone
+
     def _member_changed(self, record: Record) -> None:
-        if record.deleted:
+        if record.deleted or self._is_stale(record):
             self._members.pop(record.author, None)
         else:
             is_new = record.author not in self._members
@@ -239,7 +256,7 @@ class Membership:
         if record.author == self._me and mine is not None and mine[:2] == (group_key, _round_in(record)):
             self.declare_to_watch = self._dht.host.clock.now() - mine[2]
         declared = self._seekers.setdefault(group_key, {})
-        if record.deleted:
+        if record.deleted or self._is_stale(record):
             declared.pop(record.author, None)
         else:
             declared[record.author] = _round_in(record)
