@@ -27,10 +27,10 @@ def test_peers_of_one_lan_meet_without_a_relay(lab: Lab) -> None:
 @pytest.mark.nat
 @pytest.mark.timeout(600)
 def test_twenty_four_peers_behind_one_address(lab: Lab) -> None:
-    """All join through two peers that see one address, and average within few rounds, some in each group."""
+    """All at once join through two peers that see one address, and average within few rounds."""
     relays = two_relays(lab, group=4)
     home = lab.home("block", Nat.PORT_RESTRICTED, group=2, peers=24)
-    crowd = Crowd(home.peers, relays)
+    crowd = Crowd(home.peers, relays, at_once=24)
     crowd.join("block", FLOATS, compression="none", group_size=8)
     committed: set[int] = set()
     rounds = 0
