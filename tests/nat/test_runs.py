@@ -78,8 +78,8 @@ def test_six_average_sixteen_megabytes_and_outlive_a_relay(lab: Lab) -> None:
     ("types", "group", "can_average"),
     [
         ((Nat.PORT_RESTRICTED,) * 4, 30, (0, 1, 2, 3)),
-        ((Nat.SYMMETRIC,) * 4, 40, ()),
-        ((Nat.PORT_RESTRICTED, Nat.SYMMETRIC, Nat.PORT_RESTRICTED, Nat.SYMMETRIC), 50, (0, 2)),
+        ((Nat.SYMMETRIC,) * 4, 40, (0, 1, 2, 3)),
+        ((Nat.PORT_RESTRICTED, Nat.SYMMETRIC, Nat.PORT_RESTRICTED, Nat.SYMMETRIC), 50, (0, 1, 2, 3)),
     ],
     ids=["port", "sym", "mixed"],
 )
@@ -88,7 +88,7 @@ def test_groups_of_home_peers_only(
 ) -> None:
     """A committed round, or a refusal that says why, within 15 s; and whatever is committed is right.
 
-    Those that can meet directly do average.
+    Those that cannot meet directly average through their relays, which let tensors through.
     """
     name = f"homes-{group}"
     crowd = crowd_behind(lab, name, types, group)

@@ -53,8 +53,18 @@ class Drafts:
         return not addrs or any(_RELAYED in addr for addr in addrs)
 
     def direct_to(self, peers: Sequence[PeerId]) -> tuple[PeerId, ...]:
-        """Those of ``peers`` to whom there is a direct connection now."""
-        return tuple(peer for peer in peers if self._host.network.is_direct(peer))[:MAX_NAMED]
+        """Those of ``peers`` to whom there is a direct connection now, or one that is as good.
+
+        A circuit is, where no direct connection came about, when its relay lets tensors through.
+        """
+        return tuple(peer for peer in peers if self._is_within_reach(peer))[:MAX_NAMED]
+
+    def _is_within_reach(self, peer: PeerId) -> bool:
+        network = self._host.network
+        if network.is_direct(peer):
+            return True
+        circuit = network.circuit_of(peer) if peer in self._vain else None
+        return circuit is not None and circuit.carries_tensors
 
     def marked(self, offer: Offer, here: Sequence[PeerId]) -> Offer:
         """``offer``, and what a leader has to know of the connections of a peer at home."""

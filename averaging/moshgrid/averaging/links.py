@@ -15,6 +15,7 @@ import trio
 from moshgrid.averaging.part_memory import PartMemory, Payload
 from moshgrid.averaging.throughput import Throughput
 from moshgrid.averaging.wire import MAX_FRAME, Frame, decode_frame
+from moshgrid.p2p.circuit_info import CircuitInfo
 from moshgrid.p2p.errors import MoshgridError, RemoteProtocolError, Unreachable
 from moshgrid.p2p.framing import FrameReader, send_frame
 from moshgrid.p2p.host import Host
@@ -113,11 +114,11 @@ class Links:
         try:
             with trio.fail_after(_OPEN_SECONDS):
                 stream = await self._host.network.open_stream(peer, PROTOCOL)
-            is_direct = self._host.network.is_direct(peer)
+            circuit = self._host.network.circuit_of(peer)
             async for header, payload in queue:
                 with trio.fail_after(_SEND_SECONDS):
-                    if payload and not is_direct:
-                        stream, is_direct = await self._made_direct(stream), True
+                    if payload and circuit is not None:
+                        stream, circuit = await self._for_tensors(stream, circuit)
                     await send_frame(stream, header, payload)
                 self._throughput.sent(len(header) + len(payload), trio.current_time())
         except trio.TooSlowError:
@@ -131,16 +132,21 @@ class Links:
                     await stream.reset()
         self._lost(peer, reason)
 
-    async def _made_direct(self, relayed: Stream) -> Stream:
-        """A new stream over the direct connection, in the place of one over a relay, which ends in good
-        order. Tensors go over no relay. Raises Unreachable when there is no direct connection.
+    async def _for_tensors(self, relayed: Stream, circuit: CircuitInfo) -> tuple[Stream, CircuitInfo | None]:
+        """The stream, or a new one over the direct connection or fresh circuit that took the place of
+        ``circuit``; the old one then ends in good order. Raises Unreachable where a relay takes little only.
         """
-        peer = relayed.peer
-        if not self._host.network.is_direct(peer):
+        network, peer = self._host.network, relayed.peer
+        better = network.circuit_of(peer)
+        if better is None and not network.is_direct(peer):
+            raise Unreachable(peer, [(PROTOCOL, "the connection was lost")])
+        if better is not None and not better.carries_tensors:
             raise Unreachable(peer, [(PROTOCOL, "no direct connection for what is too large for a relay")])
-        stream = await self._host.network.open_stream(peer, PROTOCOL)
+        if better is circuit:
+            return relayed, circuit
+        stream = await network.open_stream(peer, PROTOCOL)
         await relayed.close_write()
-        return stream
+        return stream, better
 
     def _close_outbox(self, peer: PeerId, outbox: trio.MemorySendChannel[tuple[bytes, Payload]]) -> None:
         outbox.close()

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
 
+from moshgrid.p2p.circuit_info import CircuitInfo
 from moshgrid.p2p.identity import PeerId
 
 __all__ = ["Buffer", "Network", "Stream", "StreamHandler"]
@@ -126,6 +127,10 @@ class Network(Protocol):
 
     def is_direct(self, peer: PeerId) -> bool:
         """True when a live connection to ``peer`` is direct; False when none is, or only relayed ones."""
+        ...
+
+    def circuit_of(self, peer: PeerId) -> CircuitInfo | None:
+        """The circuit that new streams to ``peer`` go through; None when they go directly, or nowhere."""
         ...
 
     async def reach_directly(self, peer: PeerId, seconds: float) -> bool:

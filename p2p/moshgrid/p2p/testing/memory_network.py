@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from moshgrid.p2p.circuit_info import CircuitInfo
 from moshgrid.p2p.complaints import Complaints
 from moshgrid.p2p.errors import Closed, RemoteProtocolError, Unreachable
 from moshgrid.p2p.identity import PeerId
@@ -169,6 +170,11 @@ class MemoryNetwork:
     def is_direct(self, peer: PeerId) -> bool:
         """True when the connection to ``peer`` goes over no relay."""
         return peer in self._links and peer not in self._relayed
+
+    def circuit_of(self, peer: PeerId) -> CircuitInfo | None:
+        """The relay's circuit under the connection to ``peer``."""
+        circuit = self._relayed.get(peer)
+        return None if circuit is None else circuit.info
 
     async def reach_directly(self, peer: PeerId, seconds: float) -> bool:
         """Dials, then punches where the switch's ``reachability`` lets it."""

@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from moshgrid.p2p.circuit_info import CircuitInfo
 from moshgrid.p2p.errors import Closed, LocalProtocolError, StreamReset
 from moshgrid.p2p.identity import PeerId
 from moshgrid.p2p.network import Buffer
+from moshgrid.p2p.relay_messages import CircuitLimit
 
 if TYPE_CHECKING:
     from moshgrid.p2p.testing.memory_network import MemoryNetwork
@@ -28,6 +30,8 @@ class Circuit:
     def __init__(self, one: MemoryNetwork, other: MemoryNetwork, room: int) -> None:
         self.replaced = False
         """True once a direct connection took its place; its streams go on to their end."""
+        self.info = CircuitInfo(PeerId("relay"), CircuitLimit(120, room))
+        """What its ends know of it: good for signalling."""
         self._ends = one.peer_id, other.peer_id
         self._switch = one.switch
         self._room = room
