@@ -134,7 +134,8 @@ def test_we_reach_each_other_through_their_relay(foreign):
             await check_echo(other, one.peer_id)
             info = other.circuit_of(one.peer_id)
             assert info is not None and info.relay == them.peer and info.limit == granted.limit
-            assert info.carries_tensors == (name == "go-libp2p")  # whose daemon is told to allow 4 GiB
+            # What go's daemon allows depends on which of its two relay services took the reservation.
+            assert info.carries_tensors == (granted.limit.bytes >= 32 << 20)
 
     run(main)
 
