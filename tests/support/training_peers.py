@@ -15,8 +15,11 @@ from moshgrid.swarm import LocalSwarm, Run
 RULE = torch.randn(8, 2, generator=torch.Generator().manual_seed(9))
 
 
+_SEEDING = threading.Lock()  # torch's chance is the process's, and peers make their models at once
+
+
 def model_of(seed: int = 0) -> nn.Module:
-    with torch.random.fork_rng(devices=[]):
+    with _SEEDING, torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return nn.Sequential(nn.Linear(8, 16), nn.Tanh(), nn.Linear(16, 2))
 
