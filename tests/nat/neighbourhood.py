@@ -18,9 +18,7 @@ from wires import Wire
 PORT = 4001
 RELAYED_SECONDS = 10.0
 SILENCE = 0.5  # seconds after which a plain call is taken as dropped
-SILENCE_WITH_LOSS = (
-    3.5  # a first packet that was lost is sent again after 1 s, and after 3
-)
+SILENCE_WITH_LOSS = 3.5  # a first packet that was lost is sent again after 1 s, and after 3
 PAYLOAD = 512 << 10
 
 Pair = tuple[Nat, Nat]
