@@ -5,7 +5,6 @@ The others are fetched on first use; without a network, npm or pip a test skips 
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
@@ -14,8 +13,8 @@ from pathlib import Path
 
 import pytest
 import trio
+from echoing import ECHO, check_echo, echo
 from foreign_peers import (
-    ECHO,
     IDENTIFY,
     PING,
     ForeignPeer,
@@ -28,7 +27,7 @@ from foreign_software import NotHere, go_daemon, js_packages
 
 from moshgrid.p2p.identity import Identity
 from moshgrid.p2p.libp2p_network import open_libp2p_network
-from moshgrid.p2p.network import Network, Stream
+from moshgrid.p2p.network import Network
 
 JS = Path(__file__).parent / "js"
 SIZE = 3_000_000
@@ -47,25 +46,6 @@ def open_foreign(request: pytest.FixtureRequest) -> Opened:
     except NotHere as reason:
         pytest.skip(f"{request.param} is not here: {reason}")
     return stock_python_peer
-
-
-async def echo(stream: Stream) -> None:
-    while data := await stream.receive():
-        await stream.send(data)
-
-
-async def check_echo(network: Network, peer: str) -> None:
-    stream = await network.open_stream(peer, ECHO)
-    data, heard, left = os.urandom(SIZE), hashlib.sha256(), SIZE
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(stream.send, data)
-        while left:
-            piece = await stream.receive()
-            assert piece, "the echo ended early"
-            heard.update(piece)
-            left -= len(piece)
-    await stream.close()
-    assert heard.digest() == hashlib.sha256(data).digest()
 
 
 async def check_ping(network: Network, peer: str) -> None:
@@ -106,7 +86,7 @@ def test_we_understand_each_other(open_foreign, security, carrier):
                         else:
                             assert await network.dial(foreign.addr) == foreign.peer
                         assert network.connected() == {foreign.peer}
-                        await check_echo(network, foreign.peer)
+                        await check_echo(network, foreign.peer, SIZE)
                         assert await foreign.echo(network.peer_id, SIZE)
                         await check_ping(network, foreign.peer)
                         await foreign.ping(network.peer_id)

@@ -5,8 +5,6 @@ The others are fetched on first use; without a network, npm or pip a test skips 
 
 from __future__ import annotations
 
-import hashlib
-import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
@@ -15,14 +13,14 @@ from typing import Any
 
 import pytest
 import trio
-from foreign_peers import ECHO, go_peer, js_peer
+from echoing import ECHO, check_echo, echo
+from foreign_peers import go_peer, js_peer
 from foreign_software import NotHere, go_daemon, js_packages
 from victim import until
 
 from moshgrid.p2p.clock import Clock
 from moshgrid.p2p.identity import Identity
 from moshgrid.p2p.libp2p_network import Libp2pNetwork, open_libp2p_network
-from moshgrid.p2p.network import Stream
 from moshgrid.p2p.relay_asking import reserve
 from moshgrid.p2p.relay_server import RelayServer
 
@@ -51,25 +49,6 @@ def foreign(request: pytest.FixtureRequest) -> tuple[str, Opened]:
         return request.param, partial(go_peer, "noise", daemon=go_daemon())
     except NotHere as reason:
         pytest.skip(f"{request.param} is not here: {reason}")
-
-
-async def echo(stream: Stream) -> None:
-    while data := await stream.receive():
-        await stream.send(data)
-
-
-async def check_echo(network: Libp2pNetwork, peer: str, size: int = SIZE) -> None:
-    stream = await network.open_stream(peer, ECHO)
-    data, heard, left = os.urandom(size), hashlib.sha256(), size
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(stream.send, data)
-        while left:
-            piece = await stream.receive()
-            assert piece, "the echo ended early"
-            heard.update(piece)
-            left -= len(piece)
-    await stream.close()
-    assert heard.digest() == hashlib.sha256(data).digest()
 
 
 @asynccontextmanager
@@ -111,7 +90,7 @@ def test_they_reach_us_through_our_relay(foreign):
             await them.dial(addr)
             assert await them.echo(us.peer_id, SIZE)
             assert not us.is_direct(them.peer)
-            await check_echo(us, them.peer)
+            await check_echo(us, them.peer, SIZE)
             assert server.table.circuits == 1 and server.table.bytes_relayed > 4 * SIZE
 
     run(main)
@@ -131,7 +110,7 @@ def test_we_reach_each_other_through_their_relay(foreign):
             addr, granted = await reserve_at(one, them.addr)
             assert granted.limit is not None and granted.expires > 0
             assert await other.dial(addr) == one.peer_id
-            await check_echo(other, one.peer_id)
+            await check_echo(other, one.peer_id, SIZE)
             info = other.circuit_of(one.peer_id)
             assert info is not None and info.relay == them.peer and info.limit == granted.limit
             # What go's daemon allows depends on which of its two relay services took the reservation.
@@ -161,6 +140,6 @@ def test_they_reserve_at_our_relay_and_we_reach_them_there(foreign):
                 await until(lambda: server.table.reservations == 1, 30.0)
                 assert await us.dial(f"{relay.addrs[0]}/p2p-circuit/p2p/{them.peer}") == them.peer
                 assert not us.is_direct(them.peer)
-                await check_echo(us, them.peer)
+                await check_echo(us, them.peer, SIZE)
 
     run(main)

@@ -6,20 +6,16 @@ import logging
 
 import pytest
 import trio
+from echoing import ECHO, echo
 
 from moshgrid.p2p.errors import Closed, RemoteProtocolError, StreamReset, Unreachable
 from moshgrid.p2p.network import Stream
 
-ECHO, BAD = "/test/echo/1", "/test/bad/1"
+BAD = "/test/bad/1"
 
 
 class OfItsOwn(Exception):
     """What no library knows of."""
-
-
-async def echo(stream: Stream) -> None:
-    while data := await stream.receive():
-        await stream.send(data)
 
 
 async def in_a_task(stream: Stream) -> None:

@@ -13,21 +13,15 @@ from pathlib import Path
 import pytest
 import trio
 import trio.testing
+from echoing import ECHO, echo
 from multiaddr import Multiaddr
 
 from moshgrid.p2p.connection_limits import ConnectionLimits
 from moshgrid.p2p.errors import ConfigurationError, RemoteProtocolError, StreamReset, Unreachable
 from moshgrid.p2p.identity import Identity
 from moshgrid.p2p.libp2p_network import open_libp2p_network
-from moshgrid.p2p.network import Stream
 
 SCRIPT = Path(__file__).parent / "peer_process.py"
-ECHO = "/test/echo/1"
-
-
-async def echo(stream: Stream) -> None:
-    while data := await stream.receive():
-        await stream.send(data)
 
 
 @asynccontextmanager

@@ -10,6 +10,7 @@ import re
 import pytest
 import trio
 import trio.testing
+from echoing import ECHO, echo
 
 from moshgrid.p2p.errors import Closed, LocalProtocolError, RemoteProtocolError, StreamReset, Unreachable
 from moshgrid.p2p.identity import Identity
@@ -17,12 +18,6 @@ from moshgrid.p2p.network import Network, Stream
 
 DIRECT = ("memory", "libp2p", "websocket")
 WORLDS = (*DIRECT, "relayed")
-ECHO = "/test/echo/1"
-
-
-async def echo(stream: Stream) -> None:
-    while data := await stream.receive():
-        await stream.send(data)
 
 
 async def never(stream: Stream) -> None:

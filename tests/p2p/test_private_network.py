@@ -4,6 +4,7 @@ import os
 
 import pytest
 import trio
+from echoing import ECHO, echo
 from hypothesis import given
 from hypothesis import strategies as st
 from nacl.secret import SecretBox
@@ -21,12 +22,6 @@ from moshgrid.p2p.private_network import format_psk, load_psk
 from moshgrid.p2p.xsalsa20 import xsalsa20
 
 PSK, OTHER = bytes(range(32)), bytes(32)
-ECHO = "/test/echo/1"
-
-
-async def echo(stream) -> None:
-    while data := await stream.receive():
-        await stream.send(data)
 
 
 # Keys.

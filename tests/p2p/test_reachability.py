@@ -6,19 +6,14 @@ import msgspec
 import pytest
 import trio
 import trio.testing
+from echoing import ECHO, echo
 
 from moshgrid.p2p.errors import StreamReset, Unreachable
 from moshgrid.p2p.identity import Identity
 from moshgrid.p2p.requests import Requests, Service
 from moshgrid.p2p.testing import MemorySwitch, Reachability, run_virtual
 
-ECHO = "/test/echo/1"
 IDS = [Identity.from_seed(bytes([n + 1]) * 32) for n in range(2)]
-
-
-async def echo(stream):
-    while data := await stream.receive():
-        await stream.send(data)
 
 
 def with_pair(scenario, first="open", second="open", **kwargs):

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import pytest
 import trio
+from echoing import ECHO, echo
 from victim import until
 
 from moshgrid.p2p.clock import Clock
@@ -24,13 +25,6 @@ from moshgrid.p2p.relay_forwarding import forward
 from moshgrid.p2p.relay_limits import RelayLimits
 from moshgrid.p2p.relay_messages import HOP, STOP, HopMessage, HopType, RelayStatus, StopMessage, StopType
 from moshgrid.p2p.relay_server import RelayServer
-
-ECHO = "/test/echo/1"
-
-
-async def echo(stream: Stream) -> None:
-    while data := await stream.receive():
-        await stream.send(data)
 
 
 @dataclass

@@ -4,19 +4,13 @@ from __future__ import annotations
 
 import pytest
 import trio.testing
+from echoing import ECHO, echo
 from victim import until
 
 from moshgrid.p2p import Node
-from moshgrid.p2p.network import Stream
 from moshgrid.p2p.relaying import LAYER, Relaying
 
 LOCAL = ["/ip4/127.0.0.1/tcp/0"]
-ECHO = "/test/echo/1"
-
-
-async def echo(stream: Stream) -> None:
-    while data := await stream.receive():
-        await stream.send(data)
 
 
 async def serve_echo(node: Node) -> None:

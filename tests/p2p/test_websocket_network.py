@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import NameOID
+from echoing import ECHO, echo
 
 from moshgrid.dht import DHT
 from moshgrid.p2p import Node
@@ -22,15 +23,9 @@ from moshgrid.p2p.connection_limits import ConnectionLimits
 from moshgrid.p2p.errors import ConfigurationError, Unreachable
 from moshgrid.p2p.identity import Identity
 from moshgrid.p2p.libp2p_network import open_libp2p_network
-from moshgrid.p2p.network import Network, Stream
+from moshgrid.p2p.network import Network
 
 WS = "/ip4/127.0.0.1/tcp/0/ws"
-ECHO = "/test/echo/1"
-
-
-async def echo(stream: Stream) -> None:
-    while data := await stream.receive():
-        await stream.send(data)
 
 
 async def check_echo(network: Network, peer: str) -> None:

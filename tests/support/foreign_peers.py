@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import trio
+from echoing import ECHO
 from google.protobuf.message import DecodeError
 from libp2p.identity.identify.identify import parse_identify_response
 from multiaddr import Multiaddr
 
-__all__ = ["ECHO", "ForeignPeer", "go_peer", "js_peer", "read_identify", "stock_python_peer"]
+__all__ = ["ForeignPeer", "go_peer", "js_peer", "read_identify", "stock_python_peer"]
 
-ECHO = "/test/echo/1"
 TCP = "/ip4/127.0.0.1/tcp/0"
 PING, IDENTIFY = "/ipfs/ping/1.0.0", "/ipfs/id/1.0.0"
 

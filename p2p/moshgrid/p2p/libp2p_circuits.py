@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Awaitable, Callable
 
 import trio
-from libp2p.abc import IRawConnection
 from libp2p.connection_types import ConnectionType
 from libp2p.exceptions import BaseLibp2pError
 from libp2p.peer.id import ID
@@ -21,7 +20,8 @@ from moshgrid.p2p.dialling import DialFailed
 from moshgrid.p2p.errors import Closed, MoshgridError, RemoteProtocolError, StreamReset, Unreachable
 from moshgrid.p2p.identity import PeerId
 from moshgrid.p2p.libp2p_failures import explain_failure
-from moshgrid.p2p.libp2p_raw_bytes import ChannelBroken
+from moshgrid.p2p.libp2p_layered_connection import BytesConnection
+from moshgrid.p2p.libp2p_raw_bytes import STALL_SECONDS, ChannelBroken, HeldBytes, stalled
 from moshgrid.p2p.libp2p_upgrade import Upgrade
 from moshgrid.p2p.libp2p_yamux import YamuxConnection
 from moshgrid.p2p.network import Network, Stream
@@ -39,7 +39,6 @@ __all__ = ["Circuits"]
 _log = logging.getLogger("moshgrid.p2p")
 
 _PIECE = 256 * 1024
-_STALL_SECONDS = 30.0
 _PER_RELAY = 256
 _IN_ALL = 512
 
@@ -143,33 +142,12 @@ async def _answer(stream: Stream, status: RelayStatus) -> None:
     await send_delimited(stream, StopMessage(StopType.STATUS, status=status).encode())
 
 
-class CircuitConnection(IRawConnection):
-    """A stream where py-libp2p expects a raw connection."""
+class CircuitConnection(BytesConnection):
+    """A stream through a relay."""
 
     def __init__(self, stream: Stream, addr: str, meter: Meter, *, initiator: bool) -> None:
-        self.is_initiator = initiator
+        super().__init__(StreamBytes(stream, meter), initiator=initiator)
         self._addr = Multiaddr(addr.rpartition("/p2p/")[0])
-        self._bytes = StreamBytes(stream, meter)
-
-    def raw_bytes(self) -> StreamBytes:
-        """The same bytes, for a secured session."""
-        return self._bytes
-
-    async def read(self, n: int | None = None) -> bytes:
-        """At most ``n`` bytes; ``b""`` at the end."""
-        buffer = memoryview(bytearray(4096 if n is None else min(n, 4096)))
-        while True:
-            await self._bytes.wait()
-            if (size := self._bytes.read_into(buffer)) is not None:
-                return bytes(buffer[:size])
-
-    async def write(self, data: bytes) -> None:
-        """Sends all of ``data``."""
-        await self._bytes.send(data)
-
-    async def close(self) -> None:
-        """Ends the circuit."""
-        await self._bytes.close()
 
     def get_remote_address(self) -> tuple[str, int] | None:
         """Nobody knows where the peer is."""
@@ -184,49 +162,36 @@ class CircuitConnection(IRawConnection):
         return ConnectionType.RELAYED
 
 
-class StreamBytes:
-    """``RawBytes`` of a stream: nothing is held while waiting."""
+class StreamBytes(HeldBytes):
+    """``RawBytes`` of a stream, counted by ``meter``."""
 
     def __init__(self, stream: Stream, meter: Meter) -> None:
+        super().__init__()
         self._stream = stream
         self._meter = meter
-        self._held = memoryview(b"")
-        self._over = False
 
-    async def wait(self) -> None:
-        """Reads a piece when none is left of the last."""
-        if self._held or self._over:
-            await trio.lowlevel.checkpoint()
-            return
+    async def receive(self) -> bytes:
+        """What has arrived, a piece at most."""
         try:
-            self._held = memoryview(await self._stream.receive(_PIECE))
+            data = await self._stream.receive(_PIECE)
         except StreamReset as error:
             raise ChannelBroken("the relayed connection was lost") from error
-        self._over = not self._held
-        self._meter.received(len(self._held))
-
-    def read_into(self, buffer: memoryview) -> int | None:
-        """Copies what ``wait`` read."""
-        if not self._held:
-            return 0 if self._over else None
-        size = min(len(buffer), len(self._held))
-        buffer[:size] = self._held[:size]
-        self._held = self._held[size:]
-        return size
+        self._meter.received(len(data))
+        return data
 
     async def send(self, data: bytes | memoryview) -> None:
         """Sends all of ``data``, waiting while the relay or the peer takes nothing, for 30 s at most."""
         sent = False
         self._meter.sent(len(data))
         try:
-            with trio.move_on_after(_STALL_SECONDS):
+            with trio.move_on_after(STALL_SECONDS):
                 await self._stream.send(data)
                 sent = True
         except MoshgridError as error:
             raise ChannelBroken("the relayed connection was lost") from error
         if not sent:
             await self._stream.reset()
-            raise ChannelBroken(f"the peer took no bytes for {_STALL_SECONDS:g} s")
+            raise stalled()
 
     async def close(self) -> None:
         """Ends the stream; never raises."""

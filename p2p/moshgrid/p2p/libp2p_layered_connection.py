@@ -1,4 +1,4 @@
-"""A raw connection whose bytes go through another layer: a WebSocket's frames, a private network's cipher."""
+"""Raw connections over bytes of ours: a WebSocket's frames, a private network's cipher, a relayed stream."""
 
 from __future__ import annotations
 
@@ -8,19 +8,17 @@ from multiaddr import Multiaddr
 
 from moshgrid.p2p.libp2p_raw_bytes import RawBytes
 
-__all__ = ["LayeredConnection"]
+__all__ = ["BytesConnection", "LayeredConnection"]
 
 _READ_BYTES = 4096
 
 
-class LayeredConnection(IRawConnection):
-    """``connection``, read and written through ``layer``; ``suffix`` is what it adds to the address."""
+class BytesConnection(IRawConnection):
+    """``RawBytes`` where py-libp2p expects a raw connection; where the peer is, a subclass says."""
 
-    def __init__(self, connection: IRawConnection, layer: RawBytes, suffix: str = "") -> None:
-        self.is_initiator = connection.is_initiator
-        self._connection = connection
-        self._bytes = layer
-        self._suffix = suffix
+    def __init__(self, below: RawBytes, *, initiator: bool) -> None:
+        self.is_initiator = initiator
+        self._bytes = below
 
     def raw_bytes(self) -> RawBytes:
         """The same bytes, for a secured session."""
@@ -41,6 +39,15 @@ class LayeredConnection(IRawConnection):
     async def close(self) -> None:
         """Closes the connection."""
         await self._bytes.close()
+
+
+class LayeredConnection(BytesConnection):
+    """``connection``, read and written through ``layer``; ``suffix`` is what it adds to the address."""
+
+    def __init__(self, connection: IRawConnection, layer: RawBytes, suffix: str = "") -> None:
+        super().__init__(layer, initiator=connection.is_initiator)
+        self._connection = connection
+        self._suffix = suffix
 
     def get_remote_address(self) -> tuple[str, int] | None:
         """Where the peer is."""

@@ -17,10 +17,18 @@ from libp2p.io.trio import TrioTCPStream
 from libp2p.network.connection.exceptions import RawConnError
 from libp2p.network.connection.raw_connection import RawConnection
 
-__all__ = ["ChannelBroken", "RawBytes", "SocketBytes", "raw_bytes_of"]
+__all__ = [
+    "STALL_SECONDS",
+    "ChannelBroken",
+    "HeldBytes",
+    "RawBytes",
+    "SocketBytes",
+    "raw_bytes_of",
+    "stalled",
+]
 
 _READ_BYTES = 64 * 1024
-_STALL_SECONDS = 30.0
+STALL_SECONDS = 30.0
 _LOST = (IOException, RawConnError, trio.BrokenResourceError, trio.ClosedResourceError, OSError)
 """What py-libp2p raises when a connection is gone, depending on what it runs over."""
 
@@ -61,8 +69,9 @@ def raw_bytes_of(connection: IRawConnection) -> RawBytes:
     return foreign
 
 
-def _stalled() -> ChannelBroken:
-    return ChannelBroken(f"the peer took no bytes for {_STALL_SECONDS:g} s")
+def stalled() -> ChannelBroken:
+    """What is raised when the peer takes nothing for ``STALL_SECONDS``."""
+    return ChannelBroken(f"the peer took no bytes for {STALL_SECONDS:g} s")
 
 
 class SocketBytes:
@@ -117,10 +126,10 @@ class SocketBytes:
     async def wait_to_send(self) -> None:
         """Returns when a good part of the system's memory for this socket is free again."""
         try:
-            with trio.fail_after(_STALL_SECONDS):
+            with trio.fail_after(STALL_SECONDS):
                 await trio.lowlevel.wait_writable(self._handle())
         except trio.TooSlowError as error:
-            raise _stalled() from error
+            raise stalled() from error
         except (trio.ClosedResourceError, OSError, ValueError) as error:
             raise ChannelBroken("the connection is closed") from error
 
@@ -134,34 +143,27 @@ class SocketBytes:
         await close_quietly(self._connection)
 
 
-class ForeignBytes:
-    """Any raw connection, through its own ``read`` and ``write``."""
+class HeldBytes:
+    """Bytes that come in pieces of somebody else's choice: the last piece is held until it is read."""
 
-    def __init__(self, connection: IRawConnection) -> None:
-        self._connection = connection
+    def __init__(self) -> None:
         self._held = memoryview(b"")
         self._over = False
 
+    async def receive(self) -> bytes:
+        """The next piece, ``b""`` at the end. Raises ChannelBroken."""
+        raise NotImplementedError
+
     async def wait(self) -> None:
-        """Reads a piece when none is left of the last."""
+        """Receives a piece when none is left of the last."""
         if self._held or self._over:
             await trio.lowlevel.checkpoint()
             return
-        try:
-            data = await self._connection.read(_READ_BYTES)
-        except (
-            IOException,
-            RawConnError,
-            trio.BrokenResourceError,
-            trio.ClosedResourceError,
-            OSError,
-        ) as error:
-            raise ChannelBroken("the connection was lost") from error
-        self._held = memoryview(data)
-        self._over = not data
+        self._held = memoryview(await self.receive())
+        self._over = not self._held
 
     def read_into(self, buffer: memoryview) -> int | None:
-        """Copies what ``wait`` read."""
+        """Copies what ``wait`` received."""
         if not self._held:
             return 0 if self._over else None
         size = min(len(buffer), len(self._held))
@@ -169,17 +171,26 @@ class ForeignBytes:
         self._held = self._held[size:]
         return size
 
+
+class ForeignBytes(HeldBytes):
+    """Any raw connection, through its own ``read`` and ``write``."""
+
+    def __init__(self, connection: IRawConnection) -> None:
+        super().__init__()
+        self._connection = connection
+
+    async def receive(self) -> bytes:
+        """One read."""
+        try:
+            return await self._connection.read(_READ_BYTES)
+        except _LOST as error:
+            raise ChannelBroken("the connection was lost") from error
+
     async def send(self, data: bytes | memoryview) -> None:
         """Sends a copy: what is below may keep it."""
         try:
             await self._connection.write(bytes(data))
-        except (
-            IOException,
-            RawConnError,
-            trio.BrokenResourceError,
-            trio.ClosedResourceError,
-            OSError,
-        ) as error:
+        except _LOST as error:
             raise ChannelBroken("the connection was lost") from error
 
     async def close(self) -> None:

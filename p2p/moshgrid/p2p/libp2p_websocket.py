@@ -17,13 +17,12 @@ from libp2p.network.connection.raw_connection import RawConnection
 
 from moshgrid.p2p.buffer_pool import borrowed_buffer
 from moshgrid.p2p.libp2p_layered_connection import LayeredConnection
-from moshgrid.p2p.libp2p_raw_bytes import ChannelBroken, RawBytes, raw_bytes_of
+from moshgrid.p2p.libp2p_raw_bytes import STALL_SECONDS, ChannelBroken, RawBytes, raw_bytes_of
 from moshgrid.p2p.websocket import WebSocketEnd, WebSocketFault
 
 __all__ = ["WebTlsFailed", "accept_websocket", "call_web_tls", "call_websocket"]
 
 _GOODBYE_SECONDS = 1.0
-_STALL_SECONDS = 30.0
 _LEAST_READ = 512
 _FRAME_BYTES = 14
 """A frame's header."""
@@ -76,10 +75,10 @@ class _WebTls(ReadWriteCloser):
         return await self._secured.receive_some(n)
 
     async def write(self, data: bytes) -> None:
-        with trio.move_on_after(_STALL_SECONDS) as scope:
+        with trio.move_on_after(STALL_SECONDS) as scope:
             await self._secured.send_all(data)
         if scope.cancelled_caught:
-            raise ConnectionClosedError(f"the peer took no bytes for {_STALL_SECONDS:g} s")
+            raise ConnectionClosedError(f"the peer took no bytes for {STALL_SECONDS:g} s")
 
     async def close(self) -> None:
         await self._secured.aclose()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import CancelledError, Future
+from concurrent.futures import Future
 from typing import Any
 
 import torch
@@ -12,12 +12,12 @@ import torch
 from moshgrid.averaging import Averager, RoundReport
 from moshgrid.averaging.pending_step import Averaged
 from moshgrid.compression import get_codec
-from moshgrid.p2p import Closed, ConfigurationError
+from moshgrid.p2p import ConfigurationError
 from moshgrid.swarm import log_lines
 from moshgrid.swarm.fragments import fragments_of
 from moshgrid.swarm.merge_rule import Catching, Merge, how_to_catch_up, how_to_merge
 from moshgrid.swarm.outer_loop import OuterLoop, is_plain_average
-from moshgrid.swarm.progress_bar import await_visibly
+from moshgrid.swarm.round_outcome import outcome_of
 from moshgrid.swarm.run import Run
 from moshgrid.swarm.shared_state import CommonState
 from moshgrid.swarm.sync_trigger import EverySteps, Take
@@ -155,7 +155,7 @@ class DiLoCo(WrappedOptimizer):
         if fragment.pending is None or not (take.wait or fragment.pending[1].done()):
             return
         (start, future), fragment.pending = fragment.pending, None
-        report, average = self._outcome(fragment, future)
+        report, average = outcome_of(fragment.averager, future, self._timeout, self.run.shows_progress)
         fragment.report = report
         same_state = self._exact or bool(report.reference)
         one_group = len(fragment.averager.peers) <= self.run.group_size
@@ -171,17 +171,6 @@ class DiLoCo(WrappedOptimizer):
             self.trigger.taken(take.fragment)
             self.run.tracker.entered(self.epoch)
         self.run.completed(report, fragment.name)
-
-    def _outcome(self, fragment: _Fragment, future: Future[Averaged]) -> Averaged:
-        what = f"round {fragment.averager.round + 1}: waiting for the swarm"
-        try:
-            return await_visibly(future, what, self._timeout, self.run.shows_progress)
-        except TimeoutError:
-            future.cancel()
-            reason = f"it took longer than averaging_timeout ({self._timeout:g} s)"
-        except (CancelledError, Closed):
-            reason = "the run was closed"
-        return RoundReport(fragment.averager.round + 1, reason=reason), None
 
     def _catch_up(self, fragment: _Fragment) -> None:
         """The run may have gone on without this peer."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Mapping
-from concurrent.futures import CancelledError, Future
+from concurrent.futures import Future
 from typing import Any
 
 import torch
@@ -17,10 +17,10 @@ import torch
 from moshgrid.averaging import Averager, RoundReport
 from moshgrid.averaging.pending_step import Averaged
 from moshgrid.averaging.tensors import add_difference, write_from
-from moshgrid.p2p import Closed, ConfigurationError
+from moshgrid.p2p import ConfigurationError
 from moshgrid.swarm import log_lines
 from moshgrid.swarm.gradient_accumulator import GradientAccumulator
-from moshgrid.swarm.progress_bar import await_visibly
+from moshgrid.swarm.round_outcome import no_round, outcome_of
 from moshgrid.swarm.run import Run
 from moshgrid.swarm.shared_state import CommonState
 from moshgrid.swarm.state_tensors import load_tensors, schedule_of, tensors_of
@@ -197,17 +197,10 @@ class Optimizer(WrappedOptimizer):
             self.scheduler.step()
 
     def _outcome(self, averager: Averager, future: Future[Averaged]) -> Averaged:
-        what = f"round {averager.round + 1}: waiting for the swarm"
         try:
-            return await_visibly(future, what, self._timeout, self.run.shows_progress)
-        except TimeoutError:
-            future.cancel()
-            reason = f"it took longer than averaging_timeout ({self._timeout:g} s)"
-        except (CancelledError, Closed):
-            reason = "the run was closed"
+            return outcome_of(averager, future, self._timeout, self.run.shows_progress)
         except ConfigurationError as error:
-            reason = str(error)
-        return RoundReport(averager.round + 1, reason=reason), None
+            return no_round(averager, str(error))
 
     def _catch_up(self, epoch: int) -> None:
         """The swarm is in a later epoch: takes its parameters, drops gradients of old ones."""
