@@ -102,11 +102,11 @@ class Node:
         operation: Operation[Result] = Operation()
         try:
             self._core.submit(operation, partial(fn, *args, **kwargs))
-            return operation.wait()
+            return operation.result()
         except CancelledError:
             raise Closed("this node was closed during the call") from None
         except KeyboardInterrupt:
-            operation.cancel()
+            operation.abandon()
             raise
 
     def soon(

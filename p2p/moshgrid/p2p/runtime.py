@@ -36,15 +36,11 @@ class Operation(Future[Result], Generic[Result]):
         self.ended = threading.Event()
         """Set when the work is over; a cancelled future is done before that."""
 
-    def wait(self) -> Result:
-        """The result. Ctrl+C cancels the work and waits for its end, 5 s at most or till the next one."""
-        try:
-            return self.result()
-        except KeyboardInterrupt:
-            self.cancel()
-            with contextlib.suppress(KeyboardInterrupt):
-                self.ended.wait(_LEAVING_SECONDS)
-            raise
+    def abandon(self) -> None:
+        """Cancels the work and waits for its end: 5 s at most, or till Ctrl+C."""
+        self.cancel()
+        with contextlib.suppress(KeyboardInterrupt):
+            self.ended.wait(_LEAVING_SECONDS)
 
 
 class _Loop:

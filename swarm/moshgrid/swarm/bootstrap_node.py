@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
+import queue
 import signal
-import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,11 +20,12 @@ def serve(
     listen: list[str], bootstrap: list[str], identity: Path, network: str, relay: bool, as_json: bool
 ) -> None:
     """Runs until SIGINT or SIGTERM, then leaves politely; a second signal ends it at once."""
-    stop = threading.Event()
+    # Not an Event: a signal may arrive in its wait(), which holds the lock that its set() needs.
+    asked: queue.SimpleQueue[int] = queue.SimpleQueue()
     signals = (signal.SIGINT, signal.SIGTERM)
 
     def leave(number: int, frame: object) -> None:
-        stop.set()
+        asked.put(number)
         for each in signals:
             signal.signal(each, signal.SIG_DFL)
 
@@ -49,7 +50,7 @@ def serve(
                 print("  relaying    for peers that cannot be reached; this port must be open to the world")
             print(f"  share this: {link}", flush=True)
             node.call(_follow, node)
-        stop.wait()
+        asked.get()
 
 
 async def _follow(node: Node) -> None:
