@@ -73,16 +73,21 @@ def test_a_latecomer_is_in_the_next_plan_and_seldom_alone_before():
     run_virtual(main)
 
 
-@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(1, 12))])
-def test_peers_that_see_two_plans_or_none_follow_one_within_three_rounds(seed):
+@pytest.mark.parametrize(
+    ("count", "seed"),
+    [(10, 0), *(pytest.param(20, seed, marks=pytest.mark.slow) for seed in range(12))],
+)
+def test_peers_that_see_two_plans_or_none_follow_one_within_three_rounds(count, seed):
+    """30 % see one plan, 30 % another, 40 % none."""
+
     async def main():
         rng = random.Random(seed)
-        async with swarm(20, seed=seed, group_size=5) as group:
+        async with swarm(count, seed=seed, group_size=5) as group:
             names = sorted(peer.id for peer in group.peers)
             one = GridPlan.drawn(1, 1, names, 5)
             left_out = rng.choice(names)
             other = GridPlan.drawn(1, 1, [name for name in names if name != left_out], 5)
-            seen = [one] * 6 + [other] * 6 + [None] * 8
+            seen = [one] * (3 * count // 10) + [other] * (3 * count // 10) + [None] * (4 * count // 10)
             rng.shuffle(seen)
             for peer, plan in zip(group.peers, seen, strict=True):
                 if plan is not None:
