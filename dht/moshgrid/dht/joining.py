@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Sequence
 from contextlib import suppress
 
 import trio
 
 from moshgrid.dht.asking import Asker
 from moshgrid.dht.good_peers import load_addrs, save_addrs
+from moshgrid.dht.keys import BITS, point_of_peer
 from moshgrid.dht.routing import RoutingTable
 from moshgrid.p2p.errors import RemoteProtocolError, Unreachable
 from moshgrid.p2p.host import Host
@@ -23,6 +25,7 @@ _SELF_LOOKUPS = (2.0, 10.0, 60.0, 600.0)
 """Seconds between lookups of this peer's own point: peers that joined in the same moment may have
 missed each other, and near ones come and go."""
 _BOOTSTRAP_CHECK = 60.0
+_MOST_FAILED = 8
 _REFRESH_SECONDS = 600.0
 _CLOCKS = 8
 _BUSY = 1.0
@@ -48,7 +51,8 @@ class Joining:
         self._asker = asker
         self._attempts: dict[str, str] = {}
         self._alone = trio.Event()
-        self._back = False
+        self._named: list[PeerId] = []
+        """Whom the bootstrap peers named near this one since it last looked around."""
         self.ready = trio.Event()
         """Set when the peers near this one have been asked, or there is nobody to join."""
         self.first_here = False
@@ -87,7 +91,7 @@ class Joining:
         while True:
             self._alone = trio.Event()
             async with trio.open_nursery() as nursery:
-                for addr in self._entrances:
+                for addr in self._worth_asking():
                     nursery.start_soon(self._bootstrap, addr)
             if len(self._table):
                 failures = 0
@@ -96,10 +100,10 @@ class Joining:
                     await self._asker.find_closest(self._table.own_point, disjoint=True)
                     self.ready.set()
                     self._host.events.emit("joined", peers=len(self._table))
-                elif self._back:
-                    # Whoever comes back may have others with it: the other part of a network that fell apart.
-                    await self._asker.find_closest(self._table.own_point)
-                self._back = False
+                elif any(self._is_news(peer) for peer in self._named):
+                    # It may belong to the other part of a network that fell apart.
+                    await self._asker.find_closest(self._table.own_point, self._named)
+                self._named.clear()
                 with trio.move_on_after(_BOOTSTRAP_CHECK * self._host.rng.uniform(0.8, 1.2)):
                     await self._alone.wait()
             else:
@@ -107,19 +111,38 @@ class Joining:
                 failures += 1
                 await trio.sleep(delay * self._host.rng.uniform(0.8, 1.2))
 
+    def _worth_asking(self) -> list[str]:
+        """Every entrance for who is alone; else some that failed, as they may be back, and one other."""
+        if not (len(self._table) and self.ready.is_set()):
+            return list(self._entrances)
+        failed = [addr for addr in self._entrances if addr in self._attempts]
+        others = [addr for addr in self._entrances if addr not in self._attempts]
+        chance = self._host.rng
+        some = chance.sample(failed, min(_MOST_FAILED, len(failed)))
+        return some + chance.sample(others, min(1, len(others)))
+
     async def _bootstrap(self, addr: str) -> None:
         peer = PeerId(addr.rpartition("/p2p/")[2])
         if peer == self._host.peer_id or self._known_live(peer):
             return
         try:
             peer = await self._host.network.dial(addr)
-            await self._asker.find_node(peer, self._table.own_point)
-            self._back = True
+            self._named += await self._asker.find_node(peer, self._table.own_point)
+            self._attempts.pop(addr, None)
         except Unreachable as error:
             self._attempts[addr] = "; ".join(outcome for _, outcome in error.attempts) or str(error)
         except RemoteProtocolError as error:
             self._attempts[addr] = error.reason
             await self._ask_around(peer)
+
+    def _is_news(self, peer: PeerId) -> bool:
+        """True when ``peer`` is not known to live and would be one of the nearest to this one."""
+        if peer == self._host.peer_id or self._table.is_live(peer) or self._table.is_waiting(peer):
+            return False
+        nearest = self._table.closest(self._table.own_point, self._table.k)
+        own = self._table.own_point
+        farthest = point_of_peer(nearest[-1]) ^ own if len(nearest) == self._table.k else 1 << BITS
+        return point_of_peer(peer) ^ own < farthest
 
     async def _ask_around(self, peer: PeerId) -> None:
         """A bootstrap peer without a DHT may know others that have one, or that nobody has come yet."""
@@ -149,20 +172,38 @@ class Joining:
             while (slack := self._asker.pace.slack) > _BUSY:  # what users wait for comes first
                 self._asker.pace.turned(0.0)
                 await trio.sleep(slack)
-            await self._asker.find_closest(self._table.own_point)
+            named = await self._refresh() if number > 0 else []
+            await self._asker.find_closest(self._table.own_point, named)
             if number > 0:
-                await self._refresh()
                 await self._compare_clocks()
                 self.save()
 
-    async def _refresh(self) -> None:
-        """Looks up a point in each bucket that was not looked at for long."""
-        before = self._host.clock.now() - _REFRESH_SECONDS
+    async def _refresh(self) -> list[PeerId]:
+        """Looks up a point in each bucket that was not looked at for long; returns whom those that were
+        found there know near this peer."""
+        before, named = self._host.clock.now() - _REFRESH_SECONDS, list[PeerId]()
         for point in self._table.stale_points(before, self._host.rng):
             done = await self._asker.find_closest(point)
             self._asker.density.saw(point, done.closest)
+            named += await self._ask_who_is_near(done.closest)
             # Many may have joined at once, perhaps on one computer.
             await trio.sleep(self._host.rng.uniform(0.0, 2.0) + self._asker.pace.slack)
+        return named
+
+    async def _ask_who_is_near(self, peers: Sequence[PeerId]) -> list[PeerId]:
+        """Asks one of ``peers``, one that the table has no place for if there is any.
+
+        Two swarms that started apart meet somewhere and become one there. Everywhere else the buckets
+        are full of peers of the own swarm, and the nearest to oneself name each other: only who is asked
+        from afar tells of the others that are near.
+        """
+        strangers = [peer for peer in peers if not self._table.is_live(peer)] or peers
+        if not strangers:
+            return []
+        try:
+            return await self._asker.find_node(self._host.rng.choice(strangers), self._table.own_point)
+        except (Unreachable, RemoteProtocolError):
+            return []
 
     async def _compare_clocks(self) -> None:
         async with trio.open_nursery() as nursery:
