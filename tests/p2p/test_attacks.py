@@ -234,6 +234,44 @@ def test_honest_requests_during_ten_seconds_of_flood(kind, rate):
     against(attack, 120.0)
 
 
+@pytest.mark.parametrize("sources", [1, pytest.param(8, marks=pytest.mark.slow)])
+def test_a_new_name_for_every_connection_costs_few_handshakes_and_no_memory(sources):
+    """Who makes a key for each connection proves it each time, and that is work: so many a source."""
+
+    async def attack(victim: Victim) -> None:
+        async def come(source: str, tries: int, most: list[int]) -> None:
+            """Connections that were secured, each under a name of its own, eight at a time."""
+            began, left, secured = trio.current_time(), tries, 0
+
+            async def one_after_the_other() -> None:
+                nonlocal left, secured
+                while left > 0:
+                    left -= 1
+                    with suppress(Exception):
+                        session = await raw_session_at(victim.addr, source, Identity.generate())
+                        secured += 1
+                        await session.close()
+
+            async with trio.open_nursery() as nursery:
+                for _ in range(8):
+                    nursery.start_soon(one_after_the_other)
+            assert 64 <= secured <= 128 + 20 * (trio.current_time() - began) + 1
+            most.append(secured)
+
+        secured: list[int] = []
+        memory = []
+        used = victim.cpu_seconds()
+        for source in range(sources):
+            await come(f"127.0.13.{source + 1}", 200 if sources == 1 else 128, secured)
+            memory.append(victim.memory())
+        used = victim.cpu_seconds() - used
+        print(f"{sum(secured)} of {200 * sources}, {used / sum(secured) * 1e3:.1f} ms of its processor each")
+        print("resident MiB:", [round(size / MEGABYTE, 1) for size in memory])
+        assert memory[-1] - memory[len(memory) // 2] < 2 * MEGABYTE
+
+    against(attack, 120.0)
+
+
 # The limits of sources, through the real listener. Loopback has many addresses, and no privileges here.
 
 

@@ -239,8 +239,8 @@ def against(attack: Callable[[Victim], Awaitable[None]], limit: float = 60.0) ->
                 await honest_visits(target, 2)
                 before, resident = target.descriptors(), target.memory()
                 await attack(target)
-                assert min(await honest_visits(target, 3)) < 1.0
-                await target.rests_at(before, HANDSHAKE_SECONDS + 3.0)
+                assert min(await honest_visits(target, 3)) < 5.0
+                await target.rests_at(before, HANDSHAKE_SECONDS + 5.0)
                 grown = target.memory() - resident
                 print(f"{grown / MEGABYTE:.1f} MiB more than before")
                 assert grown < 32 * MEGABYTE  # what the allocator keeps; a second attack adds none

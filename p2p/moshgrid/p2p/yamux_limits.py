@@ -35,4 +35,4 @@ class YamuxLimits:
     control_frames: int = 8192
     """Small frames that wait for a peer that does not read; more cut the connection."""
     frames_per_turn: int = 32
-    """Frames taken in at once, a new stream's first bytes for seventeen: a flood leaves the others their turns."""
+    """Frames taken in at once, a new stream's first bytes for seventeen: a flood leaves others turns."""
