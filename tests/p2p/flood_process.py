@@ -1,7 +1,7 @@
 """An attacker in a process of its own: opens and resets streams, or pings, as fast as it is let.
 
-usage: flood_process.py ADDRESS opens|pings|half-open PER_SECOND SECONDS SOURCE. Prints ``ready``, waits for a
-line, floods over one connection after the other, and prints how many frames it got rid of over how many
+usage: flood_process.py ADDRESS opens|words|pings|half-open PER_SECOND SECONDS SOURCE. Prints ``ready``, waits
+for a line, floods over one connection after the other, and prints how many frames it got rid of over how many
 connections, out of how many that it tried. It has a new name each time, and always the address SOURCE.
 With half-open it keeps a thousand connections there that say nothing after their greeting.
 """

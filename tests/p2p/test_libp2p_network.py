@@ -364,7 +364,8 @@ def test_a_connection_takes_no_longer_than_its_handshakes():
                     began = trio.current_time()
                     await visitor.dial(network.addrs[0])
                     seconds.append(trio.current_time() - began)
-        assert min(seconds) < 0.025  # other processes delay some of them; a wait of ours would delay all
+        # The handshakes take a tenth of that. Other processes delay some; a wait of ours would delay all.
+        assert min(seconds) < 0.2
 
     run(scenario)
 
@@ -388,7 +389,7 @@ def test_one_good_address_among_bad_ones_is_enough():
                 visitor.learn_addrs(peer, [*bad, network.addrs[0]])
                 began = trio.current_time()
                 stream = await visitor.open_stream(peer, ECHO)
-                assert trio.current_time() - began < 2.0
+                assert trio.current_time() - began < 5.0  # the silent ones are given up after ten
                 await stream.send(b"found")
                 assert await stream.receive() == b"found"
                 assert visitor.addrs_of(peer)[0] == network.addrs[0]

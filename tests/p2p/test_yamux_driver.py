@@ -52,9 +52,12 @@ async def connection(latency=0.0, rate=None, limits=None, **options):
 
 
 async def open_pair(a: YamuxDriver, b: YamuxDriver) -> tuple[YamuxDuplex, YamuxDuplex]:
-    """Both ends of a new stream."""
+    """Both ends of a new stream, on which a byte has gone."""
     ours = YamuxDuplex(a, a.open())
-    return ours, YamuxDuplex(b, await b.accept())
+    await ours.send(b"!")
+    theirs = YamuxDuplex(b, await b.accept())
+    assert await theirs.receive() == b"!"
+    return ours, theirs
 
 
 async def drain(stream: YamuxDuplex) -> int:
@@ -193,7 +196,7 @@ def test_a_sender_that_ignores_the_window_is_cut_at_once():
         driver = driver_over(victim, False)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(driver.run)
-            await attacker.send_all([pack_header(WINDOW_UPDATE, SYN, 1, 0)])
+            await attacker.send_all([pack_header(DATA, SYN, 1, 1) + b"!"])
             stream = await driver.accept()
             block = pack_header(DATA, 0, 1, 65536) + bytes(65536)
             sent = 0
@@ -216,7 +219,7 @@ def test_a_flood_of_opens_and_resets_is_bounded_and_others_are_served(answered):
 
     async def scenario():
         attacker, victim = channel_pair(rate=MB / 2, room=1000)  # 20,000 a second
-        driver = driver_over(victim, False, YamuxLimits(nuisance_burst=1024.0))
+        driver = driver_over(victim, False, YamuxLimits())
         served = []
         async with trio.open_nursery() as nursery:
             async with connection(latency=0.001) as (a, b):

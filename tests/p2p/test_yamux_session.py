@@ -58,7 +58,7 @@ def quiet(initiator: bool = False, **limits: float) -> YamuxSession:
 def accepted(session: YamuxSession, stream_id: int = 1):
     session.receive(frame(WINDOW_UPDATE, SYN, stream_id), 1.0)
     assert frames_of(session) == [(WINDOW_UPDATE, ACK, stream_id, 0, b"")]
-    return session.opened.popleft()
+    return session.streams.live[stream_id]
 
 
 def test_opening_a_stream_sends_syn_then_data_then_the_end():
@@ -97,9 +97,34 @@ def test_what_comes_is_read_in_any_pieces():
 def test_a_syn_may_carry_data_and_credit():
     session = quiet()
     session.receive(frame(DATA, SYN, 1, payload=b"first") + frame(WINDOW_UPDATE, SYN, 3, 1000), 1.0)
-    first, second = session.opened
+    first, second = session.streams.live.values()
     assert session.read(first, 99, 1.0) == b"first"
     assert second.send_window == INITIAL_WINDOW + 1000
+
+
+@pytest.mark.parametrize("first", [frame(DATA, 0, 1, payload=b"x"), frame(DATA, FIN, 1)])
+def test_a_stream_is_handed_on_with_its_first_bytes_or_its_end(first):
+    session = quiet()
+    session.receive(frame(WINDOW_UPDATE, SYN, 1) + frame(WINDOW_UPDATE, 0, 1, 1000), 1.0)
+    assert not session.opened
+    session.receive(first, 1.0)
+    assert [stream.id for stream in session.opened] == [1]
+    session.receive(frame(DATA, SYN, 3, payload=b"x") + frame(DATA, 0, 3, payload=b"more"), 1.0)
+    assert [stream.id for stream in session.opened] == [1, 3]
+
+
+def test_a_stream_on_which_nothing_comes_is_reset_and_one_that_was_used_is_not():
+    session = quiet()
+    used, silent, late = accepted(session, 1), accepted(session, 3), accepted(session, 5)
+    session.receive(frame(DATA, 0, 1, payload=b"x"), 10.0)
+    assert session.deadline <= 11.0
+    session.tick(10.9)
+    assert silent.lost is None
+    session.receive(frame(DATA, 0, 5, payload=b"x"), 10.9)
+    session.tick(11.0)
+    assert silent.lost is not None and used.lost is None and late.lost is None
+    assert (WINDOW_UPDATE, RST, 3, 0, b"") in frames_of(session)
+    assert session.opened and all(stream is not silent for stream in session.opened)
 
 
 def test_sending_stops_at_the_window_and_goes_on_with_credit():
@@ -365,7 +390,7 @@ def test_what_breaks_the_protocol_ends_it_and_is_told(wire, fault):
     session.receive(wire + frame(WINDOW_UPDATE, SYN, 99), 1.0)
     assert session.over is not None and session.fault is not None and fault in session.fault
     assert frames_of(session) == [(GO_AWAY, 0, 0, 1, b"")]
-    assert not session.streams.live and all(stream.id != 99 for stream in session.opened)
+    assert not session.streams.live
 
 
 def test_a_peer_that_asks_and_never_reads_is_cut():
@@ -396,7 +421,7 @@ def test_rapid_resets_are_cheap_and_end_the_connection():
         frames_of(session)
         turns += 1
     assert session.fault is not None and "kept on" in session.fault
-    assert at <= 24 * 6200 + 65536  # its burst of streams and the patience after it
+    assert at <= 24 * (1280 + 1024) + 65536  # its burst of streams and the patience after it
     assert len(session.guard._gone) <= 2048 and not session.streams.live
 
 

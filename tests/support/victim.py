@@ -141,7 +141,8 @@ class _Nobody:
 
 
 class Flood:
-    """Frames without end over one raw session: streams that are opened and reset, or pings."""
+    """Frames without end over one raw session: streams opened and reset (with the first words of a
+    negotiation in between, for "words"), or pings."""
 
     def __init__(self, session: Any, kind: str, per_second: float = math.inf) -> None:
         self._session = session
@@ -154,7 +155,10 @@ class Flood:
             return pack_header(PING, SYN, 0, 7) * count
         ids = range(self._next_id, self._next_id + 2 * count, 2)
         self._next_id += 2 * count
-        return b"".join(pack_header(DATA, SYN, i, 0) + pack_header(DATA, RST, i, 0) for i in ids)
+        words = b"\x13/multistream/1.0.0\n" if self._kind == "words" else b""
+        return b"".join(
+            pack_header(DATA, SYN, i, len(words)) + words + pack_header(DATA, RST, i, 0) for i in ids
+        )
 
     async def run(self, count: int) -> int:
         """How many were sent when the victim had enough, ``count`` at most."""
@@ -235,8 +239,8 @@ def against(attack: Callable[[Victim], Awaitable[None]], limit: float = 60.0) ->
                 await honest_visits(target, 2)
                 before, resident = target.descriptors(), target.memory()
                 await attack(target)
-                assert min(await honest_visits(target, 3)) < 1.0
-                await target.rests_at(before, HANDSHAKE_SECONDS + 3.0)
+                assert min(await honest_visits(target, 3)) < 5.0
+                await target.rests_at(before, HANDSHAKE_SECONDS + 5.0)
                 grown = target.memory() - resident
                 print(f"{grown / MEGABYTE:.1f} MiB more than before")
                 assert grown < 32 * MEGABYTE  # what the allocator keeps; a second attack adds none

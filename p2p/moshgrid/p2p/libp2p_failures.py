@@ -42,7 +42,10 @@ def explain_failure(error: BaseException, expected: PeerId) -> str:
     texts = [str(link) for link in chain]
     joined = " ".join(texts)
     for sign, meaning in (
-        ("does not speak", "answered, but does not speak Noise and yamux: a plaintext or foreign peer"),
+        (
+            "does not speak",
+            "answered, but does not speak Noise or TLS with yamux: a plaintext or foreign peer",
+        ),
         ("no handshake within", "answered, but did not finish the handshake in time"),
         ("connection was lost", "closed the connection during the handshake"),
         ("ended the connection", "closed the connection during the handshake"),

@@ -15,14 +15,16 @@ class YamuxLimits:
     """Streams that the peer may hold open; more are refused with a reset."""
     outbound_streams: int = 1024
     """Streams that we may hold open; more are an error."""
-    opens_per_second: float = 500.0
+    opens_per_second: float = 100.0
     """Streams that the peer may open in the long run; more are refused with a reset."""
-    open_burst: float = 2048.0
+    open_burst: float = 1280.0
+    first_bytes_seconds: float = 10.0
+    """A stream that the peer opened is reset when nothing comes on it for so long."""
     pings_per_second: float = 10.0
     """Pings that are answered; more are ignored."""
     nuisances_per_second: float = 100.0
     """Refused streams, ignored pings and frames for streams long over; more cut the connection."""
-    nuisance_burst: float = 4096.0
+    nuisance_burst: float = 1024.0
     nuisances_heard_per_second: float = 2000.0
     """Of a peer that has sent more of them at once than ``nuisances_heard_at_once``: it is read slower."""
     nuisances_heard_at_once: float = 512.0
@@ -33,4 +35,4 @@ class YamuxLimits:
     control_frames: int = 8192
     """Small frames that wait for a peer that does not read; more cut the connection."""
     frames_per_turn: int = 32
-    """Frames taken in at once, a new stream for nine, so that a flood leaves the others their turns."""
+    """Frames taken in at once, a new stream's first bytes for seventeen: a flood leaves others turns."""

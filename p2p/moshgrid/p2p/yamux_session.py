@@ -6,6 +6,7 @@ Rules (the yamux specification, as libp2p uses it, and what it leaves open):
   were, is told so (go-away, protocol error) and the session is over before the offending bytes are kept.
 * A stream ends well when both sides sent their end. A reset, and the end of the connection, are errors
   for whoever has not received the peer's end of the stream.
+* A stream that the peer opened is nobody's before its first bytes: opened and reset again, it costs little.
 * What a peer can make us do is bounded by ``YamuxLimits``.
 """
 
@@ -14,6 +15,7 @@ from __future__ import annotations
 from collections import deque
 
 from moshgrid.p2p import yamux_frames as wire
+from moshgrid.p2p.yamux_deadlines import Lingerers, Newcomers
 from moshgrid.p2p.yamux_guard import OVER_WINDOW, Guard
 from moshgrid.p2p.yamux_limits import YamuxLimits
 from moshgrid.p2p.yamux_pulse import Pulse
@@ -24,9 +26,7 @@ from moshgrid.p2p.yamux_table import SessionOver, StreamTable, TooManyStreams
 
 __all__ = ["SessionOver", "TooManyStreams", "YamuxSession"]
 
-_OPENING_COSTS = 8
-_LINGER_SECONDS = 10.0
-_LINGER_UNSENT_SECONDS = 60.0
+_OPENING_COSTS, _USING_COSTS = 1, 16
 
 
 class YamuxSession(FrameSplitter):
@@ -39,14 +39,15 @@ class YamuxSession(FrameSplitter):
         self.fault: str | None = None
         """What the peer did wrong, when that ended it."""
         self.opened: deque[StreamState] = deque()
-        """Streams that the peer opened and nobody has taken yet."""
+        """Streams that the peer opened and used, and nobody has taken yet."""
+        self._newcomers = Newcomers(self.limits.first_bytes_seconds)
         self.readable: dict[StreamState, None] = {}
         """Streams whose reader should look again. The driver empties it."""
         self.writable: dict[StreamState, None] = {}
         self.pulse = Pulse(now)
         self.out = FrameWriter()
         self._leaving = False
-        self._lingering: deque[tuple[float, float, StreamState]] = deque()
+        self._lingering = Lingerers()
         self.guard = Guard(self.limits, now)
         self._target: StreamState | None = None
         self._ends = False
@@ -103,6 +104,9 @@ class YamuxSession(FrameSplitter):
                 return self.fail("granted more than a window can be")
             self.out.wake(stream)
         self._target, self._ends = stream, False
+        if (payload or flags & wire.FIN) and self._newcomers.remove(stream):
+            self.spend_turn(_USING_COSTS)
+            self.opened.append(stream)
         if flags & wire.RST:
             self._target = None
             self._lose(stream, "the peer reset the stream", keep_end=False)
@@ -145,7 +149,7 @@ class YamuxSession(FrameSplitter):
         self.spend_turn(_OPENING_COSTS)
         stream = self.streams.accept(stream_id, now)
         self._control(wire.WINDOW_UPDATE, wire.ACK, stream_id, 0)
-        self.opened.append(stream)
+        self._newcomers.add(stream, now)
         return stream
 
     def _fail_if(self, fault: str | None, now: float) -> bool:
@@ -209,7 +213,7 @@ class YamuxSession(FrameSplitter):
         stream.discarding = True
         self._consumed(stream, dropped, now)
         self.end_sending(stream)
-        self._lingering.append((now + _LINGER_SECONDS, now + _LINGER_UNSENT_SECONDS, stream))
+        self._lingering.add(stream, now)
 
     def reset(self, stream: StreamState, reason: str = "reset here") -> None:
         """Aborts both directions; only a little that was sent before may still go."""
@@ -224,6 +228,7 @@ class YamuxSession(FrameSplitter):
         stream.lost = stream.lost or reason
         stream.ended_there = stream.ended_there and keep_end
         stream.forget_outgoing()
+        self._newcomers.remove(stream)
         self.readable[stream] = self.writable[stream] = None
         self.streams.forget(stream)
 
@@ -252,21 +257,16 @@ class YamuxSession(FrameSplitter):
     @property
     def deadline(self) -> float:
         """When ``tick`` is wanted next."""
-        due = self.pulse.deadline
-        return min(due, self._lingering[0][0]) if self._lingering else due
+        return min(self.pulse.deadline, self._newcomers.deadline, self._lingering.deadline)
 
     def tick(self, now: float) -> None:
         """Pings, and gives up what has waited for too long."""
         if self.over is not None:
             return
-        while self._lingering and self._lingering[0][0] <= now:
-            _, last, stream = self._lingering.popleft()
-            if stream not in self.streams:
-                continue
-            if stream.end_sent or now >= last:
-                self.reset(stream, "closed here")
-            else:
-                self._lingering.append((now + _LINGER_SECONDS, last, stream))
+        for stream in self._newcomers.overdue(now):
+            self.reset(stream, "nothing came on it")
+        for stream in self._lingering.overdue(now):
+            self.reset(stream, "closed here")
         if self.pulse.is_lost(now):
             self.out.silence()
             self.end("the peer has been silent for too long")

@@ -61,6 +61,11 @@ class StreamState:
             return self.send_window > 0
         return self.end_queued and not self.end_sent
 
+    @property
+    def is_over(self) -> bool:
+        """True when neither side will say anything more."""
+        return self.lost is not None or (self.end_sent and self.ended_there)
+
     def queue(self, chunk: bytes | memoryview) -> None:
         """Adds to what is to be sent."""
         if len(chunk):
