@@ -69,13 +69,14 @@ class Nodes:
         addrs = self._nodes[node].call(_relayed, self._nodes[node], seconds, without)
         return {"addrs": addrs, "seconds": _since(started)}
 
-    def verdict(self, node: int, seconds: float) -> Answer:
+    def verdict(self, node: int, seconds: float, at: str = "") -> Answer:
         """What the node says of how others reach it, once it is something or time is over; and all so far.
 
-        Each with the seconds since it was opened.
+        Each with the seconds since it was opened. ``at``: wait until it is about this IP address.
         """
-        found = self._nodes[node].call(_verdict, self._nodes[node], seconds)
-        return {**found, "all": self._verdicts[node]}
+        started = time.monotonic()
+        found = self._nodes[node].call(_verdict, self._nodes[node], seconds, at)
+        return {**found, "all": self._verdicts[node], "seconds": _since(started)}
 
     def reach(self, node: int, peer: str, addrs: list[str], seconds: float) -> Answer:
         """Whether there is a direct connection in the end, and what ``Network.reach_directly`` said."""
@@ -119,7 +120,7 @@ async def _prepare(node: Node, verdicts: list[tuple[str, float]], started: float
     node.host.events.add_sink(hear)
 
 
-async def _verdict(node: Node, seconds: float) -> Answer:
+async def _verdict(node: Node, seconds: float, at: str) -> Answer:
     changed = trio.Event()
 
     def hear(event: Mapping[str, Any]) -> None:
@@ -128,7 +129,7 @@ async def _verdict(node: Node, seconds: float) -> Answer:
 
     node.host.events.add_sink(hear)
     with trio.move_on_after(seconds):
-        while node.reachability.verdict == "unknown":
+        while node.reachability.verdict == "unknown" or at not in node.reachability.why:
             await changed.wait()
             changed = trio.Event()
     found = node.reachability

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections import deque
 
-__all__ = ["PING_SECONDS", "SILENCE_SECONDS", "Pulse"]
+__all__ = ["DOUBT_SECONDS", "PING_SECONDS", "SILENCE_SECONDS", "Pulse"]
 
 PING_SECONDS = 5.0
 SILENCE_SECONDS = 9.0
 """Silence after a ping that ends a connection; with ``PING_SECONDS`` less than 15."""
+DOUBT_SECONDS = 4.0
+"""The same once there is reason to think that the way to the peer is gone."""
 _FIRST_SECONDS = 0.01
 _SAMPLES = 8
 _OVERSLEPT = 1.0
@@ -26,6 +28,7 @@ class Pulse:
         self._sent_at: float | None = None
         self._value = 0
         self._pause = _FIRST_SECONDS
+        self._doubted_at: float | None = None
         self._samples: deque[float] = deque(maxlen=_SAMPLES)
         self.rtt: float | None = None
         """The shortest of the last round trips: the path's own, without queues."""
@@ -35,11 +38,19 @@ class Pulse:
         """When ``due_ping`` or ``is_lost`` may have an answer."""
         if self._sent_at is None:
             return self._ping_at
+        if self._doubted_at is not None:
+            return max(self._sent_at, self._heard_at, self._doubted_at) + DOUBT_SECONDS
         return max(self._sent_at, self._heard_at) + SILENCE_SECONDS
 
     def heard(self, now: float) -> None:
         """Anything came from the peer."""
         self._heard_at = now
+        self._doubted_at = None
+
+    def doubt(self, now: float) -> None:
+        """The way to the peer may be gone: ask at once, and wait for a shorter time."""
+        self._doubted_at = now
+        self._ping_at = now
 
     def is_lost(self, now: float) -> bool:
         """True when the peer has been silent for too long."""

@@ -1,0 +1,93 @@
+"""Addresses that change while a peer runs: it notices, says so, and is found where it is now."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from lab import Lab
+from neighbourhood import Relay
+from peers import Peer, Process
+from routers import Nat
+
+SECONDS = 30.0  # patience of a test; what a user waits is printed
+SIZE = 10_000
+
+
+@pytest.fixture(scope="module")
+def relays(lab: Lab) -> list[Relay]:
+    """In five address groups: who joins through two of them has three that it never called."""
+    relays = [Relay(lab, f"relay-{group}", group) for group in (0, 1, 5, 6, 7)]
+    relays[0].open()
+    for relay in relays[1:]:
+        relay.open([relays[0].addr])
+    return relays
+
+
+@pytest.fixture
+def friend(lab: Lab, relays: list[Relay]) -> Iterator[Peer]:
+    """Somebody at another home who met the peer before it moved."""
+    process = Process(lab.home("friend", Nat.PORT_RESTRICTED, group=4).peer)
+    yield process.open(dht=True, bootstrap=[relay.addr for relay in relays[:2]])
+    process.kill()
+
+
+def joined(process: Process, relays: list[Relay]) -> Peer:
+    peer = process.open(dht=True, bootstrap=[relay.addr for relay in relays[:2]])
+    assert peer.call("verdict", seconds=SECONDS)["verdict"] != "unknown"
+    return peer
+
+
+def meet(friend: Peer, peer: Peer, addrs: list[str]) -> None:
+    """A friend reaches the peer again."""
+    said = friend.call("echo", peer=peer.peer_id, size=SIZE, addrs=addrs)
+    assert said["good"], said
+
+
+@pytest.mark.nat
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize(
+    ("nat", "verdict"), [(Nat.FULL_CONE, "public"), (Nat.PORT_RESTRICTED, "punchable")], ids=["full", "port"]
+)
+def test_the_router_gets_another_public_address(
+    lab: Lab, relays: list[Relay], friend: Peer, nat: Nat, verdict: str
+) -> None:
+    home = lab.home(f"renumbered-{nat.value}", nat, group=2)
+    peer = joined(Process(home.peer), relays)
+    before = home.address
+    assert peer.call("verdict", seconds=SECONDS, at=before)["verdict"] == verdict
+    meet(friend, peer, peer.call("addrs")["addrs"])
+
+    lab.renumber(home, group=3)
+    said = peer.call("verdict", seconds=SECONDS, at=home.address)
+    print(
+        f"{nat.value}: at another public address, {said['verdict']} after {said['seconds']} s; {said['all']}"
+    )
+    assert said["verdict"] == verdict and home.address in said["why"], said
+    if verdict != "public":
+        assert peer.call("relayed", seconds=SECONDS)["addrs"]
+    addrs = peer.call("addrs")["addrs"]
+    assert not any(before in addr for addr in addrs), addrs
+    assert any(home.address in addr for addr in addrs) == (verdict == "public"), addrs
+    meet(friend, peer, [])
+
+
+@pytest.mark.nat
+@pytest.mark.timeout(300)
+def test_a_laptop_is_carried_to_another_home(lab: Lab, relays: list[Relay], friend: Peer) -> None:
+    """From a router that lets strangers in to a symmetric one: what was public is told no longer."""
+    home = lab.home("office", Nat.FULL_CONE, group=2)
+    other = lab.home("cafe", Nat.SYMMETRIC, group=3)
+    peer = joined(Process(home.peer), relays)
+    assert peer.call("verdict", seconds=SECONDS, at=home.address)["verdict"] == "public"
+    meet(friend, peer, peer.call("addrs")["addrs"])
+
+    lab.carry(home.peer, other)
+    said = peer.call("verdict", seconds=SECONDS, at="symmetric")
+    print(f"carried: {said['verdict']} after {said['seconds']} s; {said['all']}")
+    assert said["verdict"] == "private", said
+    assert peer.call("relayed", seconds=SECONDS)["addrs"]
+    addrs = peer.call("addrs")["addrs"]
+    assert not any(home.address in addr for addr in addrs), addrs
+    assert any(home.peer.address in addr for addr in addrs), addrs
+    meet(friend, peer, [])
