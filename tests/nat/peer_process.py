@@ -69,13 +69,14 @@ class Nodes:
         addrs = self._nodes[node].call(_relayed, self._nodes[node], seconds, without)
         return {"addrs": addrs, "seconds": _since(started)}
 
-    def verdict(self, node: int, seconds: float, at: str = "") -> Answer:
+    def verdict(self, node: int, seconds: float, about: str = "", wanted: str = "") -> Answer:
         """What the node says of how others reach it, once it is something or time is over; and all so far.
 
-        Each with the seconds since it was opened. ``at``: wait until it is about this IP address.
+        Each with the seconds since it was opened. ``about``: wait until its reason names this;
+        ``wanted``: or until it is this one.
         """
         started = time.monotonic()
-        found = self._nodes[node].call(_verdict, self._nodes[node], seconds, at)
+        found = self._nodes[node].call(_verdict, self._nodes[node], seconds, about, wanted)
         return {**found, "all": self._verdicts[node], "seconds": _since(started)}
 
     def reach(self, node: int, peer: str, addrs: list[str], seconds: float) -> Answer:
@@ -120,7 +121,7 @@ async def _prepare(node: Node, verdicts: list[tuple[str, float]], started: float
     node.host.events.add_sink(hear)
 
 
-async def _verdict(node: Node, seconds: float, at: str) -> Answer:
+async def _verdict(node: Node, seconds: float, about: str, wanted: str) -> Answer:
     changed = trio.Event()
 
     def hear(event: Mapping[str, Any]) -> None:
@@ -129,7 +130,11 @@ async def _verdict(node: Node, seconds: float, at: str) -> Answer:
 
     node.host.events.add_sink(hear)
     with trio.move_on_after(seconds):
-        while node.reachability.verdict == "unknown" or at not in node.reachability.why:
+        while (
+            node.reachability.verdict == "unknown"
+            or about not in node.reachability.why
+            or wanted not in ("", node.reachability.verdict)
+        ):
             await changed.wait()
             changed = trio.Event()
     found = node.reachability

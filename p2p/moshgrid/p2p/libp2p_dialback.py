@@ -138,7 +138,10 @@ class DialBack:
         group = "" if (own := self._own_host()) is None else group_of(own)
         if peer == self._host.peer_id or not may_be_called(targets, None):
             raise RemoteProtocolError(peer, "is to be called where no stranger can be")
-        if peer in self._network.connected():
+        if peer in self._network.connected() and (
+            (met_at := self._network.observed_ip(peer)) is None
+            or met_at in {target.host for target in targets}  # else it has moved
+        ):
             return Called(group, (), knows_you=True)
         if self._calls >= _CALLS_AT_ONCE:
             raise Unreachable(peer, [(DIALBACK.protocol, "too many calls are under way")])

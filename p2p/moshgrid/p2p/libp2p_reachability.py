@@ -30,6 +30,7 @@ from moshgrid.p2p.reachability import (
     Mapped,
     Observed,
     PeerCame,
+    PeerLeft,
     Proven,
     Reachability,
 )
@@ -107,6 +108,7 @@ class ReachabilityWatch:
     async def run(self) -> None:
         """Until cancelled."""
         self._network.on_began(self._began)
+        self._network.on_lost(lambda peer: self.tell(PeerLeft(peer)))
         self._listened_on = self._listening()
         self.tell(self._listened_on)
         async with trio.open_nursery() as nursery:
@@ -182,7 +184,7 @@ class ReachabilityWatch:
                 _log.debug("%s did not say where it sees us: %s", connection.peer, error)
             finally:
                 self._asking -= 1
-        self.tell(PeerCame(connection.peer, observer))
+        self.tell(PeerCame(connection.peer, observer, called=True))
 
     def _would_know(self) -> bool:
         """True when one more observer would tell us anything."""
