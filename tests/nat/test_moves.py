@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from crowds import two_relays
+from crowds import Crowd, two_relays
 from lab import Lab
 from neighbourhood import Relay
 from peers import Peer, Process
@@ -13,6 +13,7 @@ from routers import Nat
 
 SECONDS = 50.0  # patience of a test; what a user waits is printed
 SIZE = 10_000
+ROUNDS = 8
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +69,7 @@ def test_the_router_gets_another_public_address(
     addrs = peer.call("addrs")["addrs"]
     assert not any(before in addr for addr in addrs), addrs
     assert any(home.address in addr for addr in addrs) == (verdict == "public"), addrs
-    meet(friend, peer, [])
+    meet(friend, peer, addrs)
 
 
 @pytest.mark.nat
@@ -89,4 +90,18 @@ def test_a_laptop_is_carried_to_another_home(lab: Lab, relays: list[Relay], frie
     addrs = peer.call("addrs")["addrs"]
     assert not any(home.address in addr for addr in addrs), addrs
     assert any(home.peer.address in addr for addr in addrs), addrs
-    meet(friend, peer, [])
+    meet(friend, peer, addrs)
+
+
+@pytest.mark.nat
+@pytest.mark.timeout(300)
+def test_a_run_goes_on_with_a_peer_that_has_another_address(lab: Lab, relays: list[Relay]) -> None:
+    """Three average, the router of one gets another address, and all three find each other again."""
+    types = (Nat.PORT_RESTRICTED, Nat.FULL_CONE, Nat.ADDRESS_RESTRICTED)
+    homes = [lab.home(f"run-{nat.value}", nat, 10 + number) for number, nat in enumerate(types)]
+    crowd = Crowd([home.peer for home in homes], relays)
+    crowd.join("moving", 1 << 16, compression="none", group_size=3)
+    for _ in range(2):
+        for said in crowd.step_until(lambda said: len(said["contributors"]) == 3, ROUNDS):
+            crowd.check(said)
+        lab.renumber(homes[0], group=20)

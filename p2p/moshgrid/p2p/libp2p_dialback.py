@@ -91,8 +91,11 @@ class DialBack:
             while len(nonce) < NONCE_BYTES and (piece := await stream.receive(NONCE_BYTES - len(nonce))):
                 nonce += piece
         place, until = self._nonces.get(nonce, (None, 0.0))
-        if place is None or self._host.clock.now() > until:
+        if place is None:
             raise RemoteProtocolError(stream.peer, "called back with a nonce that nobody gave it")
+        if self._host.clock.now() > until:
+            _log.debug("%s called back too late", stream.peer)
+            return
         remote = connection.get_remote_address()
         if remote is None or connection.is_initiator or connection.is_relayed:
             raise RemoteProtocolError(stream.peer, "called back over a connection that is not its own call")

@@ -25,8 +25,7 @@ from moshgrid.p2p.yamux_table import SessionOver, StreamTable, TooManyStreams
 __all__ = ["SessionOver", "TooManyStreams", "YamuxSession"]
 
 _OPENING_COSTS = 8
-_LINGER_SECONDS = 10.0
-_LINGER_UNSENT_SECONDS = 60.0
+_LINGER_SECONDS, _LINGER_UNSENT_SECONDS = 10.0, 60.0
 
 
 class YamuxSession(FrameSplitter):
@@ -167,6 +166,7 @@ class YamuxSession(FrameSplitter):
         if self.is_ending:
             raise SessionOver(self.over or "the peer takes no new streams")
         stream = self.streams.open(now)
+        self.pulse.asked(now)
         self._control(wire.WINDOW_UPDATE, wire.SYN, stream.id, 0)
         return stream
 
