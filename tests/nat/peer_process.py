@@ -60,13 +60,13 @@ class Nodes:
     def addrs(self, node: int) -> Answer:
         return {"addrs": self._nodes[node].addrs}
 
-    def relayed(self, node: int, seconds: float, without: str = "") -> Answer:
-        """The relayed addresses of a node, once there are some and none is at the relay ``without``.
+    def relayed(self, node: int, seconds: float, without: str = "", count: int = 1) -> Answer:
+        """The relayed addresses of a node, once there are ``count`` and none is at the relay ``without``.
 
         What there is when time is over.
         """
         started = time.monotonic()
-        addrs = self._nodes[node].call(_relayed, self._nodes[node], seconds, without)
+        addrs = self._nodes[node].call(_relayed, self._nodes[node], seconds, without, count)
         return {"addrs": addrs, "seconds": _since(started)}
 
     def verdict(self, node: int, seconds: float, about: str = "", wanted: str = "") -> Answer:
@@ -141,13 +141,15 @@ async def _verdict(node: Node, seconds: float, about: str, wanted: str) -> Answe
     return {"verdict": found.verdict, "why": found.why, "improve": found.improve}
 
 
-async def _relayed(node: Node, seconds: float, without: str) -> list[str]:
+async def _relayed(node: Node, seconds: float, without: str, count: int) -> list[str]:
     changed = trio.Event()
     own = node.host.layers["relay"].own_addrs
     take_off = own.on_change(lambda: changed.set())
     try:
         with trio.move_on_after(seconds):
-            while not own.of("relayed") or any(without and without in addr for addr in own.of("relayed")):
+            while len(own.of("relayed")) < count or any(
+                without and without in addr for addr in own.of("relayed")
+            ):
                 await changed.wait()
                 changed = trio.Event()
     finally:
