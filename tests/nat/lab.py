@@ -131,7 +131,7 @@ class Lab:
         self._names: Counter[str] = Counter()
         self._cables = itertools.count(1)
         self._lans = itertools.count(1)
-        self._carried = itertools.count(100)
+        self._carried = itertools.count(100)  # numbers in LANs that they are carried to
         self._given: dict[int, int] = {}
         self._cable_of: dict[str, str] = {}
         self._closed = False
@@ -269,13 +269,11 @@ class Lab:
 
     def carry(self, host: Host, home: Home) -> None:
         """Unplug a host and connect it with another home's network, where it gets another address."""
-        router, number = home.routers[-1], next(self._carried)
+        switch, number = home.routers[-1].namespace, next(self._carried)
+        lan = home.peer.address.rpartition(".")[0]
         host.namespace.ip("link del eth0")
-        host.address = f"{home.peer.address.rpartition('.')[0]}.{number}"
-        _cable(
-            *(router.namespace, f"q{number}", host.namespace, "eth0"),
-            *(f"{host.address}/24", f"{home.peer.address.rpartition('.')[0]}.1"),
-        )
+        host.address = f"{lan}.{number}"
+        _cable(switch, f"q{number}", host.namespace, "eth0", f"{host.address}/24", f"{lan}.1")
 
     def _route(self, namespace: Namespace, nat: Nat, peer: str) -> None:
         namespace.set("ipv4/ip_forward", 1)

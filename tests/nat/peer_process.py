@@ -79,6 +79,17 @@ class Nodes:
         found = self._nodes[node].call(_verdict, self._nodes[node], seconds, about, wanted)
         return {**found, "all": self._verdicts[node], "seconds": _since(started)}
 
+    def said(self, node: int, seconds: float) -> Answer:
+        """All verdicts so far, once there is one, even that it is unknown."""
+        watch = self._nodes[node].host.layers["reachability"]
+
+        async def wait() -> None:
+            with trio.move_on_after(seconds):
+                await watch.settled.wait()
+
+        self._nodes[node].call(wait)
+        return {"all": self._verdicts[node]}
+
     def reach(self, node: int, peer: str, addrs: list[str], seconds: float) -> Answer:
         """Whether there is a direct connection in the end, and what ``Network.reach_directly`` said."""
         started = time.monotonic()
