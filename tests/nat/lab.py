@@ -131,7 +131,9 @@ class Lab:
         self._names: Counter[str] = Counter()
         self._cables = itertools.count(1)
         self._lans = itertools.count(1)
+        self._carried = itertools.count(100)  # numbers in LANs that they are carried to
         self._given: dict[int, int] = {}
+        self._cable_of: dict[str, str] = {}
         self._closed = False
         try:
             self._internet = self._namespace("internet")
@@ -224,9 +226,8 @@ class Lab:
 
     def _plug(self, namespace: Namespace, name: str, group: int, wire: Wire | None) -> str:
         """Connect a namespace's device `wan` with the internet; the address it got."""
-        number = self._given[group] = self._given.get(group, 9) + 1
-        address = f"{_FIRST_GROUP + group}.10.{number // 200}.{number % 200 + 1}"
-        cable = f"c{next(self._cables)}"
+        address = self._free_address(group)
+        cable = self._cable_of[namespace.name] = f"c{next(self._cables)}"
         if wire is None:
             self._internet.ip(f"link add {cable} type veth peer name wan netns {namespace.name}")
         else:
@@ -253,6 +254,26 @@ class Lab:
             self.wires[name] = LaidWire(wire, between)
             self._wires.append(self.wires[name])
         return address
+
+    def _free_address(self, group: int) -> str:
+        number = self._given[group] = self._given.get(group, 9) + 1
+        return f"{_FIRST_GROUP + group}.10.{number // 200}.{number % 200 + 1}"
+
+    def renumber(self, home: Home, group: int) -> None:
+        """Give a home another public address, as providers do; nobody is told, and mappings are gone."""
+        outer, address = home.routers[0], self._free_address(group)
+        cable = self._cable_of[outer.namespace.name]
+        outer.namespace.ip(f"address add {address}/32 dev wan", f"address del {outer.address}/32 dev wan")
+        self._internet.ip(f"route add {address}/32 dev {cable}", f"route del {outer.address}/32 dev {cable}")
+        home.routers[0] = Router(outer.namespace, address)
+
+    def carry(self, host: Host, home: Home) -> None:
+        """Unplug a host and connect it with another home's network, where it gets another address."""
+        switch, number = home.routers[-1].namespace, next(self._carried)
+        lan = home.peer.address.rpartition(".")[0]
+        host.namespace.ip("link del eth0")
+        host.address = f"{lan}.{number}"
+        _cable(switch, f"q{number}", host.namespace, "eth0", f"{host.address}/24", f"{lan}.1")
 
     def _route(self, namespace: Namespace, nat: Nat, peer: str) -> None:
         namespace.set("ipv4/ip_forward", 1)

@@ -7,6 +7,9 @@ from routers import Nat
 # To a mapping of its own for every destination, nobody can open a port that is not known yet.
 PORT_FILTERING = frozenset({Nat.PORT_RESTRICTED, Nat.UDP_BLOCKED, Nat.DOUBLE, Nat.SYMMETRIC})
 
+LETS_IN = frozenset({Nat.OPEN, Nat.FULL_CONE})
+"""These let a stranger in at a port that was called from."""
+
 _TYPES = tuple(Nat)
 PAIRS: tuple[tuple[Nat, Nat], ...] = tuple(
     (one, _TYPES[(place + turn) % len(_TYPES)])

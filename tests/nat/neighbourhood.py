@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import trio
 from lab import Home, Lab
+from matrix import LETS_IN
 from peers import PATIENCE, Peer, Process
 from raw_sockets import can_connect
 from routers import Nat
@@ -17,8 +18,8 @@ from wires import Wire
 
 PORT = 4001
 RELAYED_SECONDS = 10.0
-SILENCE = 0.5  # seconds after which a plain call is taken as dropped
-SILENCE_WITH_LOSS = 3.5  # a first packet that was lost is sent again after 1 s, and after 3
+SILENCE = 0.5  # seconds after which a plain call is taken as dropped, where that is to be expected
+ANSWER = 15.0  # and where it is not: the machine may be busy, and packets that are lost are sent again
 PAYLOAD = 512 << 10
 
 Pair = tuple[Nat, Nat]
@@ -155,10 +156,10 @@ class Neighbourhood:
     async def _plain_calls(self, pair: Pair, one: Peer, other: Peer) -> tuple[bool, bool]:
         """Whether a stranger gets in at the port that each node listens on."""
         got_in = [False, False]
-        silence = SILENCE if self._wire is None else SILENCE_WITH_LOSS
 
         async def call(side: int, home: Home, peer: Peer) -> None:
-            got_in[side] = await can_connect(self.stranger, 0, (home.address, peer.port), silence)
+            patience = ANSWER if home.nat in LETS_IN else SILENCE
+            got_in[side] = await can_connect(self.stranger, 0, (home.address, peer.port), patience)
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(call, 0, self.left[pair[0]][0], one)

@@ -60,22 +60,35 @@ class Nodes:
     def addrs(self, node: int) -> Answer:
         return {"addrs": self._nodes[node].addrs}
 
-    def relayed(self, node: int, seconds: float, without: str = "") -> Answer:
-        """The relayed addresses of a node, once there are some and none is at the relay ``without``.
+    def relayed(self, node: int, seconds: float, without: str = "", count: int = 1) -> Answer:
+        """The relayed addresses of a node, once there are ``count`` and none is at the relay ``without``.
 
         What there is when time is over.
         """
         started = time.monotonic()
-        addrs = self._nodes[node].call(_relayed, self._nodes[node], seconds, without)
+        addrs = self._nodes[node].call(_relayed, self._nodes[node], seconds, without, count)
         return {"addrs": addrs, "seconds": _since(started)}
 
-    def verdict(self, node: int, seconds: float) -> Answer:
+    def verdict(self, node: int, seconds: float, about: str = "", wanted: str = "") -> Answer:
         """What the node says of how others reach it, once it is something or time is over; and all so far.
 
-        Each with the seconds since it was opened.
+        Each with the seconds since it was opened. ``about``: wait until its reason names this;
+        ``wanted``: or until it is this one.
         """
-        found = self._nodes[node].call(_verdict, self._nodes[node], seconds)
-        return {**found, "all": self._verdicts[node]}
+        started = time.monotonic()
+        found = self._nodes[node].call(_verdict, self._nodes[node], seconds, about, wanted)
+        return {**found, "all": self._verdicts[node], "seconds": _since(started)}
+
+    def said(self, node: int, seconds: float) -> Answer:
+        """All verdicts so far, once there is one, even that it is unknown."""
+        watch = self._nodes[node].host.layers["reachability"]
+
+        async def wait() -> None:
+            with trio.move_on_after(seconds):
+                await watch.settled.wait()
+
+        self._nodes[node].call(wait)
+        return {"all": self._verdicts[node]}
 
     def reach(self, node: int, peer: str, addrs: list[str], seconds: float) -> Answer:
         """Whether there is a direct connection in the end, and what ``Network.reach_directly`` said."""
@@ -119,7 +132,7 @@ async def _prepare(node: Node, verdicts: list[tuple[str, float]], started: float
     node.host.events.add_sink(hear)
 
 
-async def _verdict(node: Node, seconds: float) -> Answer:
+async def _verdict(node: Node, seconds: float, about: str, wanted: str) -> Answer:
     changed = trio.Event()
 
     def hear(event: Mapping[str, Any]) -> None:
@@ -128,20 +141,26 @@ async def _verdict(node: Node, seconds: float) -> Answer:
 
     node.host.events.add_sink(hear)
     with trio.move_on_after(seconds):
-        while node.reachability.verdict == "unknown":
+        while (
+            node.reachability.verdict == "unknown"
+            or about not in node.reachability.why
+            or wanted not in ("", node.reachability.verdict)
+        ):
             await changed.wait()
             changed = trio.Event()
     found = node.reachability
     return {"verdict": found.verdict, "why": found.why, "improve": found.improve}
 
 
-async def _relayed(node: Node, seconds: float, without: str) -> list[str]:
+async def _relayed(node: Node, seconds: float, without: str, count: int) -> list[str]:
     changed = trio.Event()
     own = node.host.layers["relay"].own_addrs
     take_off = own.on_change(lambda: changed.set())
     try:
         with trio.move_on_after(seconds):
-            while not own.of("relayed") or any(without and without in addr for addr in own.of("relayed")):
+            while len(own.of("relayed")) < count or any(
+                without and without in addr for addr in own.of("relayed")
+            ):
                 await changed.wait()
                 changed = trio.Event()
     finally:

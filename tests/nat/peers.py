@@ -99,6 +99,14 @@ class Process:
             os.kill(self._pid, signal.SIGKILL)
             self._ended.wait(PATIENCE)
 
+    def freeze(self) -> None:
+        """As one that nobody hears of any more, though nothing of it is closed."""
+        os.kill(self._pid, signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """It goes on."""
+        os.kill(self._pid, signal.SIGCONT)
+
     def _listen(self) -> None:
         try:
             for line in self._stdout:

@@ -10,13 +10,11 @@ from collections import Counter
 
 import pytest
 from lab import Lab
-from matrix import PAIRS, direct_over_tcp
+from matrix import LETS_IN, PAIRS, direct_over_tcp
 from neighbourhood import Meeting, Neighbourhood, Pair
 from routers import Nat
 from wires import Wire
 
-LETS_IN = (Nat.OPEN, Nat.FULL_CONE)
-"""These let a stranger in at a port that was called from."""
 REPETITIONS = 10
 TRIES = 3
 SECONDS = 5.0  # for one try, as long as a group waits for its members' direct connections

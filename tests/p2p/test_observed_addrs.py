@@ -65,3 +65,17 @@ def test_what_was_seen_is_bounded_renewed_and_forgotten():
     assert observed.places == [(ME, 9)]
     observed.forget_old(7000.0)
     assert observed.places == []
+
+
+def test_who_moved_believes_the_last_two_and_not_the_many_before():
+    observed = ObservedAddrs()
+    for number in range(10):
+        observed.saw(f"70.{number}.1.1", "61.1.1.1", 4001, float(number), listening_port=True)
+    assert not observed.in_doubt
+    observed.saw("80.1.1.1", "61.2.2.2", 4001, 20.0, listening_port=True)
+    assert observed.in_doubt and observed.agreed == ("61.1.1.1", 4001)
+    observed.saw("80.2.1.1", "61.2.2.2", 4001, 21.0, listening_port=True)
+    assert observed.agreed == ("61.2.2.2", 4001) and observed.hosts == ["61.2.2.2"] and not observed.in_doubt
+    observed.saw("80.2.9.9", "61.3.3.3", 4001, 22.0, listening_port=True)
+    observed.saw("80.2.8.8", "61.3.3.3", 4001, 23.0, listening_port=True)
+    assert observed.agreed is None and "61.2.2.2" in observed.hosts, "one group has one voice"

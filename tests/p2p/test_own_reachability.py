@@ -14,6 +14,7 @@ from moshgrid.p2p.reachability import (
     Mapped,
     Observed,
     PeerCame,
+    PeerLeft,
     Proven,
 )
 from moshgrid.p2p.reachability_machine import ReachabilityMachine
@@ -129,3 +130,19 @@ def test_few_are_asked_and_seldom(peers):
         now, rounds = story.machine.deadline, rounds + 1
         story.at(now, DeadlinePassed())
     assert rounds < 30 and len(story.asked) <= 3 * rounds + 3
+
+
+def test_who_was_called_last_is_asked_first_and_who_left_is_not_asked():
+    story = Story().at(0.0, *[PeerCame(PeerId(f"came-{n}"), f"7{n}.1.1.1") for n in range(3)])
+    story.at(0.1, *[PeerCame(PeerId(f"called-{n}"), f"8{n}.1.1.1", called=True) for n in range(3)])
+    story.at(0.2, PeerLeft(PeerId("called-1")), Observed(W1, ME, PORT, True))
+    assert [each.peer for each in story.asked] == ["called-2", "called-0", "came-0"]
+    story.at(0.3, PeerLeft(PeerId("called-2")))
+    assert story.asked[-1].peer == "came-1", "another one instead"
+
+
+def test_strangers_who_come_do_not_crowd_out_whom_we_called():
+    story = Story().at(0.0, PeerCame(PeerId("called"), "80.1.1.1", called=True))
+    story.at(0.1, *[PeerCame(PeerId(f"came-{n}"), f"70.{n}.1.1") for n in range(200)])
+    story.at(0.2, Observed(W1, ME, PORT, True))
+    assert [each.peer for each in story.asked] == ["called", "came-0", "came-1"]

@@ -11,17 +11,18 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from moshgrid.p2p.identity import PeerId
 from moshgrid.p2p.machine import DeadlinePassed
-from moshgrid.p2p.relay_choice import (
-    WANTED,
+from moshgrid.p2p.relay_choice import WANTED, RelayChoice
+from moshgrid.p2p.relay_events import (
     Advertise,
     Found,
     Granted,
+    Heard,
     LookFor,
     Lost,
     Refused,
-    RelayChoice,
     Release,
     Reserve,
+    Silent,
     Wanted,
 )
 
@@ -137,6 +138,37 @@ def test_the_only_relay_is_asked_again_soon_and_others_are_looked_for():
     assert story.told == at(B)
 
 
+def test_a_relay_that_falls_silent_is_replaced_but_not_given_up():
+    story = with_relays(A, B, C, D)
+    story.tell(Silent(A))
+    assert set(story.choice.held) == {A, B, C, D} and not story.released
+    assert set(story.told) == {*at(B), *at(C), *at(D)}
+    story.tell(Heard(A))
+    assert set(story.choice.held) == {B, C, D} and story.released == [A]
+    story.tell(Silent(B))
+    story.tell(Lost(B))
+    assert set(story.choice.held) == {A, C, D} and story.released == [A, B]
+
+
+def test_the_only_relay_is_told_although_it_is_silent_until_there_is_another():
+    story = with_relays(A)
+    story.run(50.0)
+    story.tell(Silent(A))
+    assert story.told == at(A) and story.looks[-1] == 50.0
+    story.tell(Found(B, 0.0))
+    assert story.told == at(B) and set(story.choice.held) == {A, B}
+    story.tell(Heard(A))
+    assert set(story.told) == {*at(A), *at(B)} and not story.released
+
+
+def test_so_many_silent_ones_are_kept():
+    story = with_relays(A, B, C, D, E, PeerId("f"), PeerId("g"))
+    for relay in (A, B, C, D, E):
+        story.tell(Silent(relay))
+        assert len(story.choice.held) <= 2 * WANTED
+    assert story.released == [A, B]
+
+
 def test_who_is_down_is_asked_less_and_less_often():
     story = Story()
     story.down = {A}
@@ -182,7 +214,7 @@ def test_strangers_cannot_make_the_list_grow():
 
 
 class Anything(RuleBasedStateMachine):
-    """Whatever happens: never more than three at once, the deadline moves, told is held."""
+    """Whatever happens: never more than three that answer, the deadline moves, told is held."""
 
     RELAYS = st.sampled_from([A, B, C, D, E])
 
@@ -219,6 +251,10 @@ class Anything(RuleBasedStateMachine):
     def lose(self, relay):
         self.tell(Lost(relay))
 
+    @rule(relay=RELAYS, event=st.sampled_from([Silent, Heard]))
+    def listen(self, relay, event):
+        self.tell(event(relay))
+
     @rule(seconds=st.floats(0, 5000))
     def wait(self, seconds):
         until = self.now + seconds
@@ -233,8 +269,9 @@ class Anything(RuleBasedStateMachine):
 
     @invariant()
     def holds(self):
-        assert len(self.choice.held) <= WANTED
-        assert set(self.told) == {addr for relay in self.choice.held for addr in at(relay)}
+        answering = self.choice._answering
+        assert len(answering) <= WANTED and len(self.choice.held) <= 2 * WANTED
+        assert set(self.told) == {addr for relay in answering or self.choice.held for addr in at(relay)}
 
 
 TestAnything = Anything.TestCase

@@ -15,6 +15,7 @@ from victim import until
 
 from moshgrid.p2p.clock import Clock
 from moshgrid.p2p.connection_limits import ConnectionLimits
+from moshgrid.p2p.dcutr import DCUTR, HolePunch, HolePunchType
 from moshgrid.p2p.delimited import read_delimited, send_delimited
 from moshgrid.p2p.errors import StreamReset, Unreachable
 from moshgrid.p2p.identity import Identity
@@ -313,3 +314,20 @@ def test_who_holds_a_reservation_may_be_idle_at_its_relay():
             assert not any(server.table.counts.values())
 
     run(scenario)
+
+
+def test_who_begins_one_punch_after_the_other_is_called_once_and_nobody_complains(caplog):
+    async def scenario():
+        async with three() as world:
+            peer = await world.asker.dial(world.addr)
+            answering = world.target.puncher._answering
+            for _ in range(6):
+                stream = await world.asker.open_stream(peer, DCUTR)
+                await send_delimited(stream, HolePunch(HolePunchType.CONNECT).encode())
+                HolePunch.decode(await read_delimited(stream, 4096))
+                await send_delimited(stream, HolePunch(HolePunchType.SYNC).encode())
+                assert set(answering) <= {world.asker.peer_id}
+            await until(lambda: not answering, 10.0)
+
+    run(scenario)
+    assert not [record for record in caplog.records if record.levelname == "WARNING"]

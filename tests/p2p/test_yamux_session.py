@@ -22,7 +22,7 @@ from moshgrid.p2p.yamux_frames import (
     pack_header,
 )
 from moshgrid.p2p.yamux_limits import YamuxLimits
-from moshgrid.p2p.yamux_pulse import PING_SECONDS, SILENCE_SECONDS
+from moshgrid.p2p.yamux_pulse import DOUBT_SECONDS, PING_SECONDS, SILENCE_SECONDS, UNANSWERED_SECONDS, Pulse
 from moshgrid.p2p.yamux_session import SessionOver, YamuxSession
 from moshgrid.p2p.yamux_table import TooManyStreams
 from moshgrid.p2p.yamux_window import MAX_WINDOW
@@ -304,6 +304,36 @@ def test_pings_are_answered_up_to_a_rate():
     assert frames_of(session) == [(PING, ACK, 0, 7, b"")] * 10
     session.receive(frame(PING, SYN, 0, 8), 1.1)
     assert frames_of(session) == [(PING, ACK, 0, 8, b"")]
+
+
+def test_a_peer_in_doubt_has_to_answer_soon():
+    for answers in (False, True):
+        pulse = Pulse(0.0)
+        assert pulse.due_ping(0.0) == 1
+        pulse.pong(1, 0.01)
+        pulse.doubt(2.0)
+        assert pulse.due_ping(2.0) == 2 and pulse.deadline == 2.0 + DOUBT_SECONDS
+        if answers:
+            pulse.heard(3.0)
+        assert pulse.is_lost(2.0 + DOUBT_SECONDS) is not answers
+        assert pulse.deadline == (3.0 + SILENCE_SECONDS if answers else 2.0 + DOUBT_SECONDS)
+
+
+def test_a_peer_that_does_not_answer_to_a_new_stream_is_in_doubt():
+    for answers in (False, True):
+        session = YamuxSession(True, 0.0)
+        (_, _, _, value, _), *_ = frames_of(session)
+        session.receive(frame(PING, ACK, 0, value), 0.01)
+        while session.deadline < 1.0:
+            session.tick(session.deadline)
+            for _, _, _, value, _ in frames_of(session):
+                session.receive(frame(PING, ACK, 0, value), session.deadline)
+        session.open(1.0)
+        if answers:
+            session.receive(frame(WINDOW_UPDATE, ACK, 1), 1.1)
+        while session.over is None and session.deadline < 1.0 + UNANSWERED_SECONDS + DOUBT_SECONDS + 0.01:
+            session.tick(session.deadline)
+        assert (session.over is None) == answers
 
 
 def test_a_silent_peer_is_lost_within_fifteen_seconds_and_a_talking_one_is_not():

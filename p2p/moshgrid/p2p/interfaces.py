@@ -36,6 +36,10 @@ class Interfaces:
         self._look()
         return self._networks
 
+    def look_again(self) -> None:
+        """They have changed."""
+        self._looked = None
+
     def _look(self) -> None:
         now = time.monotonic()
         if self._looked is not None and now - self._looked < _SECONDS:

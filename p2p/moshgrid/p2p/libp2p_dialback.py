@@ -91,8 +91,11 @@ class DialBack:
             while len(nonce) < NONCE_BYTES and (piece := await stream.receive(NONCE_BYTES - len(nonce))):
                 nonce += piece
         place, until = self._nonces.get(nonce, (None, 0.0))
-        if place is None or self._host.clock.now() > until:
+        if place is None:
             raise RemoteProtocolError(stream.peer, "called back with a nonce that nobody gave it")
+        if self._host.clock.now() > until:
+            _log.debug("%s called back too late", stream.peer)
+            return
         remote = connection.get_remote_address()
         if remote is None or connection.is_initiator or connection.is_relayed:
             raise RemoteProtocolError(stream.peer, "called back over a connection that is not its own call")
@@ -138,7 +141,10 @@ class DialBack:
         group = "" if (own := self._own_host()) is None else group_of(own)
         if peer == self._host.peer_id or not may_be_called(targets, None):
             raise RemoteProtocolError(peer, "is to be called where no stranger can be")
-        if peer in self._network.connected():
+        if peer in self._network.connected() and (
+            (met_at := self._network.observed_ip(peer)) is None
+            or met_at in {target.host for target in targets}  # else it has moved
+        ):
             return Called(group, (), knows_you=True)
         if self._calls >= _CALLS_AT_ONCE:
             raise Unreachable(peer, [(DIALBACK.protocol, "too many calls are under way")])

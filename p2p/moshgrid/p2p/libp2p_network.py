@@ -92,7 +92,7 @@ class Libp2pNetwork:
         self.own_addrs = OwnAddrs(self._peer_id)
         """Where others can dial this peer; whoever learns of a way says so here."""
         self._doors = doors
-        self.look_at_interfaces()
+        self.own_addrs.set("listening", listening_addrs(doors, self._peer_id))
         self.offering = Offering(self.own_addrs)
         complaints = Complaints(_log)
         self._connections = Connections(limits, complaints)
@@ -127,8 +127,19 @@ class Libp2pNetwork:
         self.serve(STOP, self.circuits.take)
 
     def look_at_interfaces(self) -> None:
-        """Takes note of the addresses that this computer has now."""
-        self.own_addrs.set("listening", listening_addrs(self._doors, self._peer_id))
+        """Takes note of the addresses that this computer has now.
+
+        When they have changed, connections may lead nowhere without our being told: each has to show that
+        it lives.
+        """
+        before, now = self.own_addrs.of("listening"), listening_addrs(self._doors, self._peer_id)
+        if set(before) == set(now):
+            return
+        self.own_addrs.set("listening", now)
+        self.interfaces.look_again()
+        for connection in self._connections.all():
+            if not connection.is_relayed:
+                connection.driver.doubt()
 
     async def say_goodbye(self) -> None:
         """Ends every connection in good order."""

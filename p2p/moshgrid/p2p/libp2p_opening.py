@@ -18,6 +18,8 @@ from moshgrid.p2p.libp2p_yamux import YamuxConnection
 __all__ = ["Opening", "open_on"]
 
 _OPEN_SECONDS = 10.0
+_MAX_TRIED = 8
+"""As many connections with one peer as there may be."""
 
 
 class Opening:
@@ -36,16 +38,23 @@ class Opening:
     async def open_stream(self, peer: PeerId, protocol: str) -> Libp2pStream:
         """A new stream, over a new connection when there is none. Raises Unreachable, RemoteProtocolError."""
         attempts: list[tuple[str, str]] = []
-        for _ in range(2):  # a connection may end, for being idle, just when it is to be used again
-            if not self._connections.usable(peer):
-                await self._reach(peer, self._addrs_of(peer))
-            for connection in self._connections.usable(peer):
+        tried: list[YamuxConnection] = []
+        dialled = 0
+        # A connection may end just when it is to be used again, for being idle or for leading nowhere, and
+        # another come about meanwhile.
+        while len(tried) < _MAX_TRIED:
+            untried = [each for each in self._connections.usable(peer) if each not in tried]
+            if untried:
+                tried.append(untried[0])
                 try:
-                    return await open_on(connection, protocol)
+                    return await open_on(untried[0], protocol)
                 except Unreachable as error:
                     attempts += error.attempts
-            if self._connections.usable(peer) or not self._addrs_of(peer):
+            elif self._connections.usable(peer) or dialled == 2 or (attempts and not self._addrs_of(peer)):
                 break
+            else:
+                dialled += 1
+                await self._reach(peer, self._addrs_of(peer))
         raise Unreachable(peer, attempts or [(protocol, "the connection was lost")])
 
 

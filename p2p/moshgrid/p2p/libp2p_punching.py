@@ -43,12 +43,24 @@ _PUNCH_SECONDS = 2.5
 """Of one try. Systems repeat an unanswered call after one second: two calls and their answers."""
 _THEIRS_SECONDS = 0.5
 """How long who called over the relay leaves it to the other side to begin."""
-_AT_ONCE = 16
-"""Punches under way, with all peers."""
+_AT_ONCE = 64
+"""Punches begun here, and as many answered: a group's and a neighbourhood's members may all come at once."""
+_SOCKETS = 256
+"""For all punches together: strangers can name many places."""
+_BUSY_SECONDS = 1.0
+"""Before the next try when the other side had no time for this one."""
 _LOOK_SECONDS = 1.0
 
 Offers = Callable[[Sequence[str]], Sequence[bytes]]
 """Where this peer was seen, as binary multiaddrs, for one that is at these IP addresses."""
+
+
+class _Answer:
+    """One try that a peer began."""
+
+    def __init__(self) -> None:
+        self.scope = trio.CancelScope()
+        self.done = trio.Event()
 
 
 class Puncher:
@@ -70,7 +82,9 @@ class Puncher:
         self._open_on = open_on
         self._offers = offers
         self._under_way: dict[PeerId, trio.Event] = {}
-        self._answering: dict[PeerId, trio.Event] = {}
+        self._room = trio.CapacityLimiter(_AT_ONCE)
+        self._sockets = trio.CapacityLimiter(_SOCKETS)
+        self._answering: dict[PeerId, _Answer] = {}
         self._relayed_since: WeakKeyDictionary[YamuxConnection, float] = WeakKeyDictionary()
         self._clients: dict[str, PeerId] = {}
         """Whose calls from these hosts are met as a client does: a punch with them is under way."""
@@ -116,34 +130,36 @@ class Puncher:
         if (others := self._under_way.get(peer)) is not None:
             await others.wait()
             return self._connections.is_direct(peer)
-        if len(self._under_way) >= _AT_ONCE:
-            _log.debug("%s: not punched, as %d punches are under way", peer, _AT_ONCE)
-            return False
         done = self._under_way[peer] = trio.Event()
         try:
-            for number in range(1, _TRIES + 1):
-                relayed = [each for each in self._connections.usable(peer) if each.is_relayed]
-                if self._connections.is_direct(peer) or not relayed:
-                    break
-                if relayed[0].is_initiator and await self._they_begin(relayed[0]):
-                    break
-                try:
-                    await self._try(relayed[0])
-                except (StreamReset, Unreachable, RemoteProtocolError, Malformed) as error:
-                    _log.debug("%s: try %d of a hole punch: %s", peer, number, error)
-                    if isinstance(error, RemoteProtocolError):
-                        break  # it does not speak the protocol
+            async with self._room:
+                await self._try_thrice(peer)
         finally:
             del self._under_way[peer]
             done.set()
         return self._connections.is_direct(peer)
+
+    async def _try_thrice(self, peer: PeerId) -> None:
+        for number in range(1, _TRIES + 1):
+            relayed = [each for each in self._connections.usable(peer) if each.is_relayed]
+            if self._connections.is_direct(peer) or not relayed:
+                return
+            if relayed[0].is_initiator and await self._they_begin(relayed[0]):
+                return
+            try:
+                await self._try(relayed[0])
+            except (StreamReset, Unreachable, RemoteProtocolError, Malformed) as error:
+                _log.debug("%s: try %d of a hole punch: %s", peer, number, error)
+                if isinstance(error, RemoteProtocolError):
+                    return  # it does not speak the protocol
+                await trio.sleep(_BUSY_SECONDS)
 
     async def _they_begin(self, connection: YamuxConnection) -> bool:
         """Lets the other side try first, as it was called; True when that led to a direct connection."""
         since = self._relayed_since.get(connection, 0.0)
         await trio.sleep_until(since + _THEIRS_SECONDS)
         while (trying := self._answering.get(connection.peer)) is not None:
-            await trying.wait()
+            await trying.done.wait()
         return self._connections.is_direct(connection.peer)
 
     async def _try(self, connection: YamuxConnection) -> None:
@@ -183,27 +199,36 @@ class Puncher:
             effects = machine.handle(Heard(message), trio.current_time())
 
     async def answer(self, stream: Stream) -> None:
-        """Serves one try that the other side began."""
+        """Serves one try that the other side began; it ends the one before of the same peer."""
         assert isinstance(stream, Libp2pStream)
-        connection = stream.connection
+        connection, peer = stream.connection, stream.peer
         if not connection.is_relayed:
-            raise RemoteProtocolError(stream.peer, "wants to punch a hole over a connection that is direct")
-        machine = HolePunching((), begins=False, called=not connection.is_initiator)
+            raise RemoteProtocolError(peer, "wants to punch a hole over a connection that is direct")
+        if peer not in self._answering and len(self._answering) >= _AT_ONCE:
+            _log.debug("%s: no hole punched, as %d are", peer, _AT_ONCE)
+            await stream.reset()
+            return
+        if (before := self._answering.get(peer)) is not None:
+            before.scope.cancel()
+        this = self._answering[peer] = _Answer()
+        try:
+            with this.scope:
+                await self._call(peer, await self._hear(stream))
+        finally:
+            this.done.set()
+            if self._answering.get(peer) is this:
+                del self._answering[peer]
+
+    async def _hear(self, stream: Libp2pStream) -> Punch:
+        """What to do when the other side begins."""
+        machine = HolePunching((), begins=False, called=not stream.connection.is_initiator)
         try:
             with trio.fail_after(_TALK_SECONDS):
-                punch = await self._talk(stream, machine, [])
+                return await self._talk(stream, machine, [])
         except Malformed as error:
             raise RemoteProtocolError(stream.peer, f"hole punching: {error}") from None
         except trio.TooSlowError:
             raise RemoteProtocolError(stream.peer, "began a hole punch and did not go on") from None
-        if stream.peer in self._answering or len(self._answering) >= _AT_ONCE:
-            raise RemoteProtocolError(stream.peer, "wants too many holes punched at once")
-        done = self._answering[stream.peer] = trio.Event()
-        try:
-            await self._call(stream.peer, punch)
-        finally:
-            del self._answering[stream.peer]
-            done.set()
 
     async def _call(self, peer: PeerId, punch: Punch) -> None:
         """Calls all the places until there is a direct connection, whoever's call it was."""
@@ -223,8 +248,13 @@ class Puncher:
                 def connected() -> None:
                     window.deadline = max(window.deadline, trio.current_time() + HANDSHAKE_SECONDS)
 
+                async def call(place: tuple[str, int], *, as_client: bool, plain: bool) -> None:
+                    async with self._sockets:
+                        await self._insisting.call(
+                            peer, place, as_client=as_client, plain=plain, connected=connected
+                        )
+
                 async with trio.open_nursery() as nursery:
-                    call = partial(self._insisting.call, peer, connected=connected)
                     for place in places:
                         nursery.start_soon(partial(call, place, as_client=punch.as_client, plain=False))
                     if not punch.as_client:

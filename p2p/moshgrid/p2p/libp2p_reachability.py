@@ -30,6 +30,7 @@ from moshgrid.p2p.reachability import (
     Mapped,
     Observed,
     PeerCame,
+    PeerLeft,
     Proven,
     Reachability,
 )
@@ -49,7 +50,9 @@ _OBSERVED_ADDR = 4
 _OBSERVERS = 8
 """So many address groups are asked what they see."""
 _ASKED_AT_ONCE = 4
-_INTERFACE_SECONDS = 10.0
+_ENOUGH_SECONDS = 15.0
+"""When enough have said what they see, another is asked this often: addresses change unnoticed."""
+_INTERFACE_SECONDS = 3.0
 
 
 class ReachabilityWatch:
@@ -74,9 +77,11 @@ class ReachabilityWatch:
         self._events: list[Event] = []
         self._stirred = trio.Event()
         self._asking = 0
+        self._asked_at = 0.0
         self._may_map = map_port
         self.mapping: PortMapping | None = None
         """Once this peer has asked its router for a port."""
+        self._mapping_scope = trio.CancelScope()
         self._told: bool | None = None
         self.settled = trio.Event()
         """Set when something has been said."""
@@ -103,7 +108,9 @@ class ReachabilityWatch:
     async def run(self) -> None:
         """Until cancelled."""
         self._network.on_began(self._began)
-        self.tell(self._listening())
+        self._network.on_lost(lambda peer: self.tell(PeerLeft(peer)))
+        self._listened_on = self._listening()
+        self.tell(self._listened_on)
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
             nursery.start_soon(self._watch_interfaces)
@@ -127,7 +134,16 @@ class ReachabilityWatch:
         while True:
             await trio.sleep(_INTERFACE_SECONDS)
             self._network.look_at_interfaces()
-            self.tell(self._listening())
+            if (listening := self._listening()) != self._listened_on:
+                self._listened_on = listening
+                self._mapping_scope.cancel()  # it was another router's
+                self.mapping = None
+                self.mapped(None)
+                self.tell(listening)
+
+    async def _keep_mapping(self, mapping: PortMapping) -> None:
+        with trio.CancelScope() as self._mapping_scope:
+            await mapping.run()
 
     def _listening(self) -> ListeningOn:
         port: int | None = None
@@ -157,10 +173,9 @@ class ReachabilityWatch:
 
     async def _ask_what_it_sees(self, connection: YamuxConnection, observer: str) -> None:
         called_from = self._network.caller.called_from.get(connection)
-        if self._asking < _ASKED_AT_ONCE and (
-            self._machine.observed.observers < _OBSERVERS or self._machine.observed.agreed is None
-        ):
+        if self._asking < _ASKED_AT_ONCE and self._would_know():
             self._asking += 1
+            self._asked_at = trio.current_time()
             try:
                 with trio.move_on_after(_IDENTIFY_SECONDS):
                     host, port = await self._seen_by(connection)
@@ -169,7 +184,13 @@ class ReachabilityWatch:
                 _log.debug("%s did not say where it sees us: %s", connection.peer, error)
             finally:
                 self._asking -= 1
-        self.tell(PeerCame(connection.peer, observer))
+        self.tell(PeerCame(connection.peer, observer, called=True))
+
+    def _would_know(self) -> bool:
+        """True when one more observer would tell us anything."""
+        observed = self._machine.observed
+        few = observed.observers < _OBSERVERS or observed.agreed is None
+        return few or observed.in_doubt or trio.current_time() > self._asked_at + _ENOUGH_SECONDS
 
     async def _seen_by(self, connection: YamuxConnection) -> Place:
         stream = await self._network.open_on(connection, _IDENTIFY)
@@ -216,7 +237,7 @@ class ReachabilityWatch:
         port = self._machine.listening_port
         if self._may_map and not public and self.mapping is None and self._machine.observed.hosts and port:
             self.mapping = PortMapping(port, self.mapped)
-            self._nursery.start_soon(self.mapping.run)
+            self._nursery.start_soon(self._keep_mapping, self.mapping)
         if public is not self._told or public is None:
             self._told = public
             self._changed(public)

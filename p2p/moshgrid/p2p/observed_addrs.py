@@ -57,7 +57,20 @@ class ObservedAddrs:
         self._seen[group] = fresh
         while len(self._seen) > _MAX_OBSERVERS:
             self._seen.popitem(last=False)
+        self._forget_where_we_were()
         return before is None or (before.host, before.port) != (fresh.host, fresh.port)
+
+    def _forget_where_we_were(self) -> None:
+        """When the last two groups name one host, whoever named another one before is out of date."""
+        last = [seen.host for seen in list(self._seen.values())[-_AGREEING:]]
+        if len(last) == _AGREEING and len(set(last)) == 1:
+            for group in [group for group, seen in self._seen.items() if seen.host != last[0]]:
+                del self._seen[group]
+
+    @property
+    def in_doubt(self) -> bool:
+        """True when who spoke last named another host than most do: we may have moved."""
+        return bool(self._seen) and next(reversed(self._seen.values())).host != self.hosts[0]
 
     def forget_old(self, now: float) -> None:
         """Drops what was seen over an hour ago."""

@@ -19,6 +19,7 @@ __all__ = [
     "Mapped",
     "Observed",
     "PeerCame",
+    "PeerLeft",
     "Proven",
     "Reachability",
     "Verdict",
@@ -87,6 +88,15 @@ class PeerCame:
 
     peer: PeerId
     host: str
+    called: bool = False
+    """We called it, and so it is no stranger's choice."""
+
+
+@dataclass(frozen=True, slots=True)
+class PeerLeft:
+    """The last connection with a peer ended."""
+
+    peer: PeerId
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +123,7 @@ class Answered:
     missed: int
 
 
-Event = ListeningOn | Observed | PeerCame | Mapped | Proven | Answered
+Event = ListeningOn | Observed | PeerCame | PeerLeft | Mapped | Proven | Answered
 
 
 # Effects.

@@ -23,6 +23,7 @@ from moshgrid.p2p.reachability import (
     Mapped,
     Observed,
     PeerCame,
+    PeerLeft,
     Proven,
     Reachability,
 )
@@ -51,7 +52,7 @@ class ReachabilityMachine:
         self._proofs: dict[Place, set[str]] = {}
         self._missed = 0
         self._tried = 0
-        self._introducers: dict[PeerId, str] = {}
+        self._introducers: dict[PeerId, PeerCame] = {}
         self._asked: set[PeerId] = set()
         self._pending = 0
         self._rounds = 0
@@ -82,11 +83,14 @@ class ReachabilityMachine:
                 self.observed.saw(observer, host, port, now, listening_port=listening_port)
                 if before and before[0] not in self._candidates():
                     self._forget(now, but_observers=True)
-            case PeerCame(peer, host):
+            case PeerCame(peer):
                 self._introducers.pop(peer, None)
-                self._introducers[peer] = host
-                while len(self._introducers) > _INTRODUCERS:
-                    del self._introducers[next(iter(self._introducers))]
+                self._introducers[peer] = event
+                if len(self._introducers) > _INTRODUCERS:
+                    del self._introducers[self._whom_to_ask()[-1].peer]
+            case PeerLeft(peer):
+                self._introducers.pop(peer, None)
+                self._asked.discard(peer)
             case Mapped(place):
                 self._mapped = place
                 self._asked.clear()
@@ -148,19 +152,24 @@ class ReachabilityMachine:
         candidates = self._candidates()[:2]
         effects: list[AskForCalls] = []
         if candidates:
-            groups = {group_of(self._introducers[peer]) for peer in self._asked if peer in self._introducers}
-            for peer, host in self._introducers.items():
+            groups = {group_of(each.host) for peer, each in self._introducers.items() if peer in self._asked}
+            for each in self._whom_to_ask():
                 if len(self._asked) >= 3 or (self._is_public() and self._rounds == 0):
                     break
-                if peer not in self._asked and group_of(host) not in groups:
-                    groups.add(group_of(host))
-                    self._asked.add(peer)
+                if each.peer not in self._asked and group_of(each.host) not in groups:
+                    groups.add(group_of(each.host))
+                    self._asked.add(each.peer)
                     self._pending += 1
-                    effects.append(AskForCalls(peer, tuple(candidates)))
+                    effects.append(AskForCalls(each.peer, tuple(candidates)))
             if self._asked and not self._pending and self._next_round is None:
                 again = _AGAIN[min(self._rounds, len(_AGAIN) - 1)]
                 self._next_round = now + (_AGAIN_WHEN_PUBLIC if self._is_public() else again)
         return effects
+
+    def _whom_to_ask(self) -> list[PeerCame]:
+        """Introducers, the best first: whom we called, the latest first; then who came, the first first."""
+        known = list(self._introducers.values())
+        return [each for each in reversed(known) if each.called] + [each for each in known if not each.called]
 
     def _next_wake(self) -> float | None:
         waits = [] if self._settled else [self._began + SETTLING_SECONDS]

@@ -8,7 +8,7 @@ import trio
 
 from moshgrid.p2p.addresses import read_binary, relay_of, split_addr
 from moshgrid.p2p.delimited import read_delimited, send_delimited
-from moshgrid.p2p.errors import MoshgridError, RecordRejected, RemoteProtocolError
+from moshgrid.p2p.errors import MoshgridError, RecordRejected, RemoteProtocolError, Unreachable
 from moshgrid.p2p.identity import PeerId
 from moshgrid.p2p.network import Network, Stream
 from moshgrid.p2p.protobuf import Malformed
@@ -91,7 +91,7 @@ def read_reservation(relay: PeerId, peer: PeerId, answer: HopMessage) -> Reserva
 async def ask_circuit(stream: Stream, peer: PeerId) -> CircuitLimit | None:
     """Turns a new ``HOP`` stream into the raw bytes of a circuit to ``peer``; returns what it may carry.
 
-    Raises RelayRefused, RemoteProtocolError, StreamReset; the caller resets the stream then.
+    Raises RelayRefused, RemoteProtocolError, Unreachable; the caller resets the stream then.
     """
     return (await _ask(stream, HopMessage(HopType.CONNECT, peer), _CIRCUIT_SECONDS)).limit
 
@@ -105,7 +105,7 @@ async def _ask(stream: Stream, message: HopMessage, seconds: float) -> HopMessag
         except (Malformed, ValueError) as error:
             raise RemoteProtocolError(stream.peer, f"answered as no relay does: {error}") from None
     if answer is None:
-        raise RemoteProtocolError(stream.peer, f"did not answer as a relay within {seconds:g} s")
+        raise Unreachable(stream.peer, [(HOP, f"no answer within {seconds:g} s")])
     if answer.type is not HopType.STATUS:
         raise RemoteProtocolError(stream.peer, "answered a request to a relay with a request")
     if answer.status != RelayStatus.OK:

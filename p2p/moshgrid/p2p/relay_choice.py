@@ -6,19 +6,23 @@ from dataclasses import dataclass, replace
 
 from moshgrid.p2p.identity import PeerId
 from moshgrid.p2p.machine import DeadlinePassed
+from moshgrid.p2p.relay_events import (
+    Advertise,
+    Effect,
+    Event,
+    Found,
+    Granted,
+    Heard,
+    LookFor,
+    Lost,
+    Refused,
+    Release,
+    Reserve,
+    Silent,
+    Wanted,
+)
 
-__all__ = [
-    "Advertise",
-    "Found",
-    "Granted",
-    "LookFor",
-    "Lost",
-    "Refused",
-    "RelayChoice",
-    "Release",
-    "Reserve",
-    "Wanted",
-]
+__all__ = ["WANTED", "RelayChoice"]
 
 WANTED = 3
 """So many relays are held: when one dies the others go on."""
@@ -35,75 +39,6 @@ _LONGEST_PAUSE = 600.0
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
-    """Reservations are needed, or not: this peer can be reached without."""
-
-    wanted: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Found:
-    """A peer that may be a relay. A low ``rank`` is asked early; it is random: all shall have their share."""
-
-    relay: PeerId
-    rank: float
-
-
-@dataclass(frozen=True, slots=True)
-class Granted:
-    """A reservation was made or renewed, for ``seconds``; we are reached at ``addrs``."""
-
-    relay: PeerId
-    seconds: float
-    addrs: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Refused:
-    """A relay did not grant one; ``never`` when it is none at all."""
-
-    relay: PeerId
-    never: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Lost:
-    """The last connection with a peer ended, and with it the reservation."""
-
-    relay: PeerId
-
-
-@dataclass(frozen=True, slots=True)
-class Reserve:
-    """Ask ``relay``; Granted or Refused must follow."""
-
-    relay: PeerId
-
-
-@dataclass(frozen=True, slots=True)
-class Release:
-    """The reservation is not needed any more, or is gone."""
-
-    relay: PeerId
-
-
-@dataclass(frozen=True, slots=True)
-class LookFor:
-    """Look for more relays; Found follows for each."""
-
-
-@dataclass(frozen=True, slots=True)
-class Advertise:
-    """These are all our relayed addresses now."""
-
-    addrs: tuple[str, ...]
-
-
-Event = Wanted | Found | Granted | Refused | Lost
-Effect = Reserve | Release | LookFor | Advertise
-
-
-@dataclass(frozen=True, slots=True)
 class _Candidate:
     rank: float
     failures: int = 0
@@ -115,10 +50,15 @@ class _Held:
     renew_at: float
     expires_at: float
     addrs: tuple[str, ...]
+    silent: bool = False
 
 
 class RelayChoice:
-    """Holds three, renews them in time, and replaces those that are gone."""
+    """Holds three, renews them in time, and replaces those that are gone.
+
+    One that is silent is replaced too, but kept until its connection is lost: nothing that passes through
+    it ends because it was busy for a while.
+    """
 
     def __init__(self) -> None:
         self._wanted = False
@@ -157,9 +97,19 @@ class RelayChoice:
             self._refused(event, now)
         elif isinstance(event, Lost):
             effects += self._lost(event.relay, now)
+        elif isinstance(event, Silent):
+            effects += self._silent(event.relay, now)
+        elif isinstance(event, Heard):
+            effects += self._heard(event.relay)
         effects += self._expire(now)
         effects += self._ask(now)
-        told = tuple(addr for held in self._held.values() for addr in held.addrs)
+        answering = self._answering
+        told = tuple(
+            addr
+            for relay, held in self._held.items()
+            if relay in answering or not answering
+            for addr in held.addrs
+        )
         if told != self._told:
             self._told = told
             effects.append(Advertise(told))
@@ -167,7 +117,17 @@ class RelayChoice:
 
     @property
     def _lacking(self) -> bool:
-        return self._wanted and len(self._held.keys() | self._asking) < WANTED
+        return self._wanted and self._room > 0
+
+    @property
+    def _answering(self) -> set[PeerId]:
+        return {relay for relay, held in self._held.items() if not held.silent}
+
+    @property
+    def _room(self) -> int:
+        """So many more may be asked."""
+        silent = self._held.keys() - self._answering
+        return WANTED - len(self._answering | (self._asking - silent))
 
     def _free(self) -> list[PeerId]:
         return [relay for relay in self._candidates if relay not in self._held and relay not in self._asking]
@@ -199,7 +159,7 @@ class RelayChoice:
             return [Release(event.relay)]
         self._looks = 0
         self._held[event.relay] = _Held(now + event.seconds * _RENEW_AT, now + event.seconds, event.addrs)
-        return []
+        return self._not_too_many(event.relay)
 
     def _refused(self, event: Refused, now: float) -> None:
         self._asking.discard(event.relay)
@@ -220,6 +180,29 @@ class RelayChoice:
         self._look_at = min(self._look_at, now)
         return [Release(relay)]
 
+    def _silent(self, relay: PeerId, now: float) -> list[Effect]:
+        if (held := self._held.pop(relay, None)) is None:
+            return []
+        self._held[relay] = replace(held, silent=True)
+        self._look_at = min(self._look_at, now)
+        silent = [each for each, held in self._held.items() if held.silent]
+        for each in silent[:-WANTED]:
+            del self._held[each]
+        return [Release(each) for each in silent[:-WANTED]]
+
+    def _heard(self, relay: PeerId) -> list[Effect]:
+        if (held := self._held.get(relay)) is None:
+            return []
+        self._held[relay] = replace(held, silent=False)
+        return self._not_too_many(relay)
+
+    def _not_too_many(self, last: PeerId) -> list[Effect]:
+        """Another took its place meanwhile."""
+        if len(self._answering) <= WANTED:
+            return []
+        del self._held[last]
+        return [Release(last)]
+
     def _expire(self, now: float) -> list[Effect]:
         gone = [relay for relay, held in self._held.items() if held.expires_at <= now]
         for relay in gone:
@@ -234,8 +217,7 @@ class RelayChoice:
         ready = [relay for relay in self._free() if self._candidates[relay].not_before <= now]
         ready.sort(key=lambda relay: (self._candidates[relay].failures, self._candidates[relay].rank))
         if self._wanted:
-            room = WANTED - len(self._held.keys() | self._asking)
-            effects += [Reserve(relay) for relay in ready[: max(0, room)]]
+            effects += [Reserve(relay) for relay in ready[: max(0, self._room)]]
         self._asking |= {effect.relay for effect in effects if isinstance(effect, Reserve)}
         if self._lacking and self._look_at <= now:
             pause = _LOOK_PAUSES[min(self._looks, len(_LOOK_PAUSES) - 1)]

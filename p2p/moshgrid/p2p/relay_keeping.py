@@ -15,20 +15,23 @@ from moshgrid.p2p.identity import PeerId
 from moshgrid.p2p.machine import DeadlinePassed
 from moshgrid.p2p.network import Network
 from moshgrid.p2p.relay_asking import RelayRefused, Reservation, reserve
-from moshgrid.p2p.relay_choice import (
+from moshgrid.p2p.relay_choice import RelayChoice
+from moshgrid.p2p.relay_events import (
     Advertise,
     Effect,
     Event,
     Found,
     Granted,
+    Heard,
     LookFor,
     Lost,
     Refused,
-    RelayChoice,
     Release,
     Reserve,
+    Silent,
     Wanted,
 )
+from moshgrid.p2p.relay_pulse import PULSE_SECONDS, RelayPulse
 
 __all__ = ["RelayKeeping", "advertised"]
 
@@ -65,6 +68,7 @@ class RelayKeeping:
         self._choice = RelayChoice()
         self._events: list[Event] = []
         self._stirred = trio.Event()
+        self._watched: dict[PeerId, trio.CancelScope] = {}
 
     @property
     def held(self) -> tuple[PeerId, ...]:
@@ -95,6 +99,7 @@ class RelayKeeping:
                 for event in (*events, DeadlinePassed()):
                     for effect in self._choice.handle(event, now):
                         self._perform(effect, nursery)
+                self._watch_those_held(nursery)
                 deadline = self._choice.deadline
                 wait = float("inf") if deadline is None else max(0.0, deadline - self._clock.now())
                 with trio.move_on_after(wait):
@@ -132,6 +137,29 @@ class RelayKeeping:
         if relay not in self._choice.held:
             _log.info("reachable through the relay %s", relay)
         self._tell(Granted(relay, min(max(seconds, _SHORTEST), _LONGEST), addrs))
+
+    def _watch_those_held(self, nursery: trio.Nursery) -> None:
+        held = self._choice.held
+        for relay in [relay for relay in self._watched if relay not in held]:
+            self._watched.pop(relay).cancel()
+        for relay in held:
+            if relay not in self._watched:
+                scope = self._watched[relay] = trio.CancelScope()
+                nursery.start_soon(self._watch, relay, scope)
+
+    async def _watch(self, relay: PeerId, scope: trio.CancelScope) -> None:
+        pulse, silent = RelayPulse(self._network, relay), False
+        with scope:
+            try:
+                while True:
+                    await trio.sleep(PULSE_SECONDS)
+                    if (answers := await pulse.beats()) is not silent:
+                        continue  # as before
+                    silent = not answers
+                    _log.info("the relay %s %s", relay, "does not answer" if silent else "answers again")
+                    self._tell(Silent(relay) if silent else Heard(relay))
+            finally:
+                await pulse.close()
 
     async def _look(self, finder: Finder) -> None:
         try:

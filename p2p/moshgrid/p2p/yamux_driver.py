@@ -241,6 +241,12 @@ class YamuxDriver:
                 raise SessionOver(self.session.over)
             await self._acceptors.park()
 
+    def doubt(self) -> None:
+        """Ends the connection soon unless the peer is heard: the way to it may be gone."""
+        self.session.pulse.doubt(trio.current_time())
+        self.session.tick(trio.current_time())
+        self.spread()
+
     def leave(self, reason: str) -> None:
         """Says goodbye, after what may still be sent; ``run`` returns soon."""
         self.session.leave(reason)

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections import deque
 
-__all__ = ["PING_SECONDS", "SILENCE_SECONDS", "Pulse"]
+__all__ = ["DOUBT_SECONDS", "PING_SECONDS", "SILENCE_SECONDS", "UNANSWERED_SECONDS", "Pulse"]
 
 PING_SECONDS = 5.0
 SILENCE_SECONDS = 9.0
 """Silence after a ping that ends a connection; with ``PING_SECONDS`` less than 15."""
+DOUBT_SECONDS = 4.0
+"""The same once there is reason to think that the way to the peer is gone."""
+UNANSWERED_SECONDS = 3.0
+"""Silence after a stream was opened that is such a reason."""
 _FIRST_SECONDS = 0.01
 _SAMPLES = 8
 _OVERSLEPT = 1.0
@@ -26,6 +30,8 @@ class Pulse:
         self._sent_at: float | None = None
         self._value = 0
         self._pause = _FIRST_SECONDS
+        self._doubted_at: float | None = None
+        self._asked_at: float | None = None
         self._samples: deque[float] = deque(maxlen=_SAMPLES)
         self.rtt: float | None = None
         """The shortest of the last round trips: the path's own, without queues."""
@@ -33,19 +39,36 @@ class Pulse:
     @property
     def deadline(self) -> float:
         """When ``due_ping`` or ``is_lost`` may have an answer."""
-        if self._sent_at is None:
-            return self._ping_at
-        return max(self._sent_at, self._heard_at) + SILENCE_SECONDS
+        due = self._ping_at if self._sent_at is None else self._lost_at(self._sent_at)
+        if self._asked_at is not None and self._doubted_at is None:
+            due = min(due, self._asked_at + UNANSWERED_SECONDS)
+        return due
+
+    def _lost_at(self, sent_at: float) -> float:
+        if self._doubted_at is not None:
+            return max(sent_at, self._heard_at, self._doubted_at) + DOUBT_SECONDS
+        return max(sent_at, self._heard_at) + SILENCE_SECONDS
 
     def heard(self, now: float) -> None:
         """Anything came from the peer."""
         self._heard_at = now
+        self._doubted_at = self._asked_at = None
+
+    def asked(self, now: float) -> None:
+        """The peer has something to answer."""
+        if self._asked_at is None:
+            self._asked_at = now
+
+    def doubt(self, now: float) -> None:
+        """The way to the peer may be gone: ask at once, and wait for a shorter time."""
+        self._doubted_at = now
+        self._ping_at = now
 
     def is_lost(self, now: float) -> bool:
         """True when the peer has been silent for too long."""
-        if self._sent_at is None or now < self.deadline:
+        if self._sent_at is None or now < self._lost_at(self._sent_at):
             return False
-        if now > self.deadline + _OVERSLEPT:
+        if now > self._lost_at(self._sent_at) + _OVERSLEPT:
             # This process itself has slept: what the peer sent meanwhile waits to be read.
             self._heard_at = now
             return False
@@ -53,6 +76,12 @@ class Pulse:
 
     def due_ping(self, now: float) -> int | None:
         """The value of a ping to send now, if one is due."""
+        if (
+            self._asked_at is not None
+            and self._doubted_at is None
+            and now >= self._asked_at + UNANSWERED_SECONDS
+        ):
+            self.doubt(now)
         if self._sent_at is not None or now < self._ping_at:
             return None
         self._sent_at = now

@@ -171,6 +171,7 @@ class YamuxSession(FrameSplitter):
         if self.is_ending:
             raise SessionOver(self.over or "the peer takes no new streams")
         stream = self.streams.open(now)
+        self.pulse.asked(now)
         self._control(wire.WINDOW_UPDATE, wire.SYN, stream.id, 0)
         return stream
 
