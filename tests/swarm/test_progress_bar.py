@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import threading
@@ -75,12 +76,23 @@ def test_on_a_terminal_it_is_shown_and_taken_away_again(monkeypatch: pytest.Monk
     monkeypatch.setattr(progress_bar, "_PATIENCE", 0.01)
     with os.fdopen(theirs, "w") as terminal, monkeypatch.context() as patch:
         patch.setattr(sys, "stderr", terminal)
-        with waiting("round 1: waiting for the swarm") as bar:
-            until_shown(bar)
+        handler = logging.StreamHandler()
+        log = logging.getLogger("moshgrid.swarm")
+        log.addHandler(handler)
+        try:
+            with waiting("round 1: waiting for the swarm") as bar:
+                until_shown(bar)
+                log.warning("a line of the log")
+        finally:
+            log.removeHandler(handler)
+        assert handler.stream is terminal
         print("round 1: done", file=terminal, flush=True)
-        shown = os.read(ours, 65536)
+        shown = b""
+        while b"round 1: done" not in shown:
+            shown += os.read(ours, 65536)
     os.close(ours)
     before, _, after = shown.partition(b"round 1: done")
     assert b"round 1: waiting for the swarm" in before
     assert b"\x1b[2K" in before, "the line is cleared at the end"
     assert b"waiting" not in after
+    assert b"\x1b[2Ka line of the log" in before, "on a line of its own, the bar's being cleared first"

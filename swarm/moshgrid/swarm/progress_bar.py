@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 import threading
 from contextlib import suppress
@@ -25,7 +26,7 @@ class waiting:
     """A context manager: after a second in it, ``what`` is shown on stderr with the time; gone at its end.
 
     ``shown`` False shows nothing, True shows it anywhere; None asks whether stderr is a terminal. Needs
-    ``rich`` to show anything.
+    ``rich`` to show anything. What is logged to stderr meanwhile stands above the bar.
     """
 
     def __init__(self, what: str, shown: bool | None = None) -> None:
@@ -37,6 +38,8 @@ class waiting:
         self._timer: threading.Timer | None = None
         self._bar: Any = None
         self._task: Any = None
+        self._stderr: Any = None
+        self._handlers: list[logging.StreamHandler[Any]] = []
 
     def __enter__(self) -> Self:
         if self._shown:
@@ -54,6 +57,8 @@ class waiting:
         with self._lock:
             self._over = True
             if self._bar is not None:
+                for handler in self._handlers:
+                    handler.setStream(self._stderr)
                 self._bar.stop()
 
     def _columns(self) -> tuple[Any, ...]:
@@ -71,7 +76,16 @@ class waiting:
             console = Console(stderr=True, force_terminal=self._forced)
             bar = Bar(*self._columns(), console=console, transient=True)
             self._task = bar.add_task(self.what, total=None)
-            bar.start()
+            self._stderr = sys.stderr
+            bar.start()  # puts itself in the place of sys.stderr; log handlers hold the old one
+            self._handlers = [
+                handler
+                for name in (None, "moshgrid", "moshgrid.swarm")
+                for handler in logging.getLogger(name).handlers
+                if isinstance(handler, logging.StreamHandler) and handler.stream is self._stderr
+            ]
+            for handler in self._handlers:
+                handler.setStream(sys.stderr)
             self._bar = bar
 
 
