@@ -55,8 +55,8 @@ class Churn:
         }
         return [number for number, values in held.items() if len(values) == 1]
 
-    def figures(self):
-        """For people."""
+    def figures(self, pieces):
+        """For people; the losses are those of so many pieces of time."""
         return {
             "seconds": round(self.seconds),
             **self.actions,
@@ -64,14 +64,17 @@ class Churn:
             "longest_gap_seconds": round(self.longest_gap, 2),
             "resident_MiB": [round(held / 2**20, 1) for _, held in (self.resident[0], self.resident[-1])],
             "memory_slope_MiB_per_minute": round(self.memory_slope / 2**20, 3),
-            "losses": [round(loss, 3) for loss in self.losses(5)],
+            "losses": [round(loss, 3) for loss in self.losses(pieces)],
             "live_at_the_end": len(self.finals),
             "agreed_final_rounds": len(self.agreed()),
         }
 
 
 def churn(members, seconds, seed):
-    """Runs it for so long, then lets all that live finish. ``members``: an entered ``Members``."""
+    """Runs it for so long, then lets all that live finish. ``members``: an entered ``Members``.
+
+    The first three things to happen are one of each kind, so that a short run has them all.
+    """
     rng = random.Random(seed)
     result = Churn()
     first = members.start()
@@ -81,6 +84,7 @@ def churn(members, seconds, seed):
     began = time.time()
     wake_at = {}
     dead = []
+    first_of_all = ["add", "freeze", "kill"]
 
     def did(what):
         result.actions[what] = result.actions.get(what, 0) + 1
@@ -102,6 +106,8 @@ def churn(members, seconds, seed):
         next_at = time.time() + rng.uniform(*_PAUSE)
         others = [member for member in awake() if member is not first]
         what = rng.choice(["kill", "freeze", "add", "add", "return"])
+        if first_of_all:
+            what = first_of_all[0]
         if what in ("kill", "freeze") and len(awake()) > _LEAST_AWAKE:
             victim = rng.choice(others)
             if what == "kill":
@@ -111,12 +117,14 @@ def churn(members, seconds, seed):
                 victim.freeze()
                 wake_at[victim] = time.time() + rng.uniform(*_FROZEN_SECONDS)
             did({"kill": "killed", "freeze": "frozen"}[what])
+            first_of_all = [each for each in first_of_all if each != what]
         elif what == "return" and dead and len(members.live()) < _MOST:
             members.start(f"m{len(members.all)}-again", dead.pop(rng.randrange(len(dead))).identity)
             did("returned")
         elif what == "add" and len(members.live()) < _MOST:
             members.start()
             did("added")
+            first_of_all = [each for each in first_of_all if each != what]
     wake_due(float("inf"))
     live = members.live()
     result.seconds = time.time() - began

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import jsonschema
 import pytest
+from commands import run_command
 
 from moshgrid.p2p import Node
 from moshgrid.p2p.errors import ConfigurationError, Unreachable
 from moshgrid.swarm.bench.net import measure_here, measure_peer, table
 
 SCHEMA = json.loads((Path(__file__).parents[2] / "docs/schemas/bench-net.schema.json").read_text())
-COMMAND = [sys.executable, "-c", "from moshgrid.swarm.cli import main; main()", "bench", "net"]
 
 
 def test_it_measures_this_computer_beside_sockets():
@@ -30,7 +28,7 @@ def test_it_measures_this_computer_beside_sockets():
 
 def test_it_measures_the_way_to_a_peer():
     with Node(listen=["/ip4/127.0.0.1/tcp/0"]) as node:
-        done = subprocess.run([*COMMAND, node.addrs[0], "--json"], capture_output=True, text=True, timeout=60)
+        done = run_command("bench", "net", node.addrs[0], "--json")
         assert done.returncode == 0, done.stderr
         result = json.loads(done.stdout)
         jsonschema.validate(result, SCHEMA)

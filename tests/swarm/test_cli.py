@@ -1,4 +1,4 @@
-"""The ``moshgrid`` command, started as a user would."""
+"""The ``moshgrid`` command: in this process, and, where that matters, started as a user would."""
 
 from __future__ import annotations
 
@@ -11,15 +11,12 @@ from pathlib import Path
 
 import jsonschema
 import pytest
+from commands import run_command
 
 from moshgrid.compression import codec_names
 
 SCHEMAS = Path(__file__).parents[2] / "docs/schemas"
 COMMAND = [sys.executable, "-c", "from moshgrid.swarm.cli import main; main()"]
-
-
-def _run(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([*COMMAND, *arguments], capture_output=True, text=True, timeout=60)
 
 
 @pytest.mark.parametrize(
@@ -35,7 +32,7 @@ def _run(*arguments: str) -> subprocess.CompletedProcess[str]:
     ],
 )
 def test_a_bad_value_is_one_line_on_stderr_and_exit_status_2(arguments: list[str], text: str) -> None:
-    done = _run("demo", *arguments)
+    done = run_command("demo", *arguments)
     assert (done.returncode, done.stdout, done.stderr) == (2, "", f"moshgrid: {text}\n")
 
 
@@ -49,13 +46,13 @@ def test_a_bad_value_is_one_line_on_stderr_and_exit_status_2(arguments: list[str
     ],
 )
 def test_pull_says_what_is_wrong_with_its_arguments(arguments: list[str], text: str) -> None:
-    done = _run("pull", *arguments)
+    done = run_command("pull", *arguments)
     assert (done.returncode, done.stdout) == (2, "")
     assert text in done.stderr and "Traceback" not in done.stderr
 
 
 def test_an_unknown_option_is_exit_status_2() -> None:
-    done = _run("demo", "--nope")
+    done = subprocess.run([*COMMAND, "demo", "--nope"], capture_output=True, text=True, timeout=60)
     assert done.returncode == 2
     assert "No such option: --nope" in done.stderr
     assert "Traceback" not in done.stderr
@@ -70,15 +67,15 @@ def test_without_the_extra_it_says_what_to_install() -> None:
 
 def test_identities_are_made_once_and_shown(tmp_path: Path) -> None:
     file = tmp_path / "peer.key"
-    made = _run("id", "new", str(file), "--json")
+    made = run_command("id", "new", str(file), "--json")
     value = json.loads(made.stdout)
     jsonschema.validate(value, json.loads((SCHEMAS / "id.schema.json").read_text()))
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
-    assert _run("id", "show", str(file)).stdout.strip() == value["peer_id"]
-    again = _run("id", "new", str(file))
+    assert run_command("id", "show", str(file)).stdout.strip() == value["peer_id"]
+    again = run_command("id", "new", str(file))
     assert again.returncode == 2
     assert "exists already" in again.stderr
-    assert _run("id", "show", str(tmp_path / "none")).returncode == 2
+    assert run_command("id", "show", str(tmp_path / "none")).returncode == 2
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

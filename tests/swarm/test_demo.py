@@ -93,10 +93,10 @@ def demo(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
 @pytest.mark.parametrize(
     ("moment", "signals"),
     [
-        ("late: waits outside", [signal.SIGINT]),
-        ("ready", [signal.SIGINT, signal.SIGINT]),
+        pytest.param("late: waits outside", [signal.SIGINT], marks=pytest.mark.slow),
+        pytest.param("ready", [signal.SIGINT, signal.SIGINT], marks=pytest.mark.slow),
         ("round   2", [signal.SIGINT]),
-        ("round   2", [signal.SIGTERM, signal.SIGINT]),
+        pytest.param("round   2", [signal.SIGTERM, signal.SIGINT], marks=pytest.mark.slow),
     ],
 )
 def test_ctrl_c_leaves_nothing(

@@ -1,22 +1,20 @@
-"""``moshgrid dht``, started as a user would, beside a node in this process."""
+"""``moshgrid dht`` beside a node."""
 
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import jsonschema
 import pytest
+from commands import run_command
 
 from moshgrid.dht import DHT
 from moshgrid.p2p import Node
 
 SCHEMAS = Path(__file__).parents[2] / "docs/schemas"
-COMMAND = [sys.executable, "-c", "from moshgrid.swarm.cli import main; main()", "dht"]
 LISTEN = "/ip4/127.0.0.1/tcp/0"
 
 
@@ -27,12 +25,7 @@ def dht() -> Iterator[DHT]:
 
 
 def run(dht: DHT, *arguments: str, status: int = 0) -> str:
-    done = subprocess.run(
-        [*COMMAND, *arguments, "--join", dht.node.link, "--listen", LISTEN],
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
+    done = run_command("dht", *arguments, "--join", dht.node.link, "--listen", LISTEN)
     assert (done.returncode, done.stderr) == (status, ""), done
     return done.stdout
 
@@ -81,11 +74,6 @@ def test_watch_prints_each_record(dht: DHT) -> None:
     ],
 )
 def test_a_mistake_is_one_line_on_stderr(dht: DHT, arguments: list[str], status: int, text: str) -> None:
-    done = subprocess.run(
-        [*COMMAND, *arguments, "--join", dht.node.link, "--listen", LISTEN],
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
+    done = run_command("dht", *arguments, "--join", dht.node.link, "--listen", LISTEN)
     assert done.returncode == status and done.stdout == ""
     assert text in done.stderr and done.stderr.count("\n") == 1, done.stderr

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import jsonschema
 import pytest
+from commands import run_command
 
 from moshgrid.p2p import Node
 from moshgrid.p2p.identity import Identity
@@ -83,14 +82,9 @@ def test_small_things_are_told_and_change_nothing():
     assert "ulimit -n" in text and "in use" in text and "--listen /ip6/::" in text
 
 
-def run(*arguments):
-    command = [sys.executable, "-c", "from moshgrid.swarm.cli import main; main()", "doctor", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60)
-
-
 def test_the_command_tells_a_local_network_from_a_dead_link():
     with Node(listen=["/ip4/127.0.0.1/tcp/0"], network="clinic") as node:
-        done = run("--json", "--listen", "/ip4/127.0.0.1/tcp/0", node.link)
+        done = run_command("doctor", "--json", "--listen", "/ip4/127.0.0.1/tcp/0", node.link)
         found = json.loads(done.stdout)
         jsonschema.validate(found, SCHEMA)
         assert done.returncode == found["exit_code"] == 0, done.stderr
@@ -98,6 +92,6 @@ def test_the_command_tells_a_local_network_from_a_dead_link():
         link = node.link
     with socket.create_server(("127.0.0.1", 0)) as busy:
         port = busy.getsockname()[1]
-        done = run("--listen", f"/ip4/127.0.0.1/tcp/{port}", link)
+        done = run_command("doctor", "--listen", f"/ip4/127.0.0.1/tcp/{port}", link)
     assert done.returncode == 2 and "refused the connection" in done.stdout and "in use" in done.stdout
-    assert run("nonsense").returncode == 2
+    assert run_command("doctor", "nonsense").returncode == 2

@@ -1,6 +1,7 @@
 """Late join over real libp2p on loopback: a training's shared state, authorities, crowds, and ``pull``."""
 
 import json
+import queue
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -144,6 +145,35 @@ def test_pull_writes_a_checkpoint_without_taking_part(training, tmp_path, capsys
     assert set(notes["donors"]) >= {member.run.node.peer_id for member in members}
     with pytest.raises(ConfigurationError, match="which run"):
         pull(swarm.link, tmp_path, None, print, LOOPBACK)
+
+
+def test_pull_goes_on_as_the_run_does(training, tmp_path):
+    swarm, members = training
+    link = swarm.link.replace("late@", "late/r@")
+    pulled = queue.SimpleQueue()
+
+    class Enough(Exception):
+        pass
+
+    def report(one):
+        pulled.put(one)
+        if one.round > first_epoch:
+            raise Enough
+
+    first_epoch = members[0].state.epoch
+    with ThreadPoolExecutor(1) as threads:
+        loop = threads.submit(pull, link, tmp_path, 2, report, LOOPBACK)
+        first = pulled.get(timeout=60)
+        assert first.round == first_epoch
+        train_together(members, first_epoch + 2)
+        second = pulled.get(timeout=60)
+        with pytest.raises(Enough):
+            loop.result(60)
+    assert second.round >= first.round + 2
+    assert sorted(path.name for path in tmp_path.glob("*.safetensors")) == [
+        f"round-{one.round:06d}.safetensors" for one in (first, second)
+    ]
+    assert not torch.equal(*(load_file(one.file)["anchor.0.weight"] for one in (first, second)))
 
 
 # Liars ----------------------------------------------------------------------------------------------

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
-from moshgrid.averaging import RoundReport
+from moshgrid.averaging import Progress, RoundReport
 from moshgrid.swarm import log_lines
 from moshgrid.swarm.swarm_progress import SwarmView
 
+LISTED = (Path(__file__).parents[2] / "docs/log-lines.md").read_text()
 ME, OTHER, GONE = "12D3KooWme", "12D3KooWab", "12D3KooWxyz1"
 
 
@@ -64,3 +67,24 @@ def test_ones_own_part() -> None:
 )
 def test_durations(duration: float, text: str) -> None:
     assert log_lines.seconds(duration) == text
+
+
+def test_every_line_is_listed_as_it_is() -> None:
+    view = SwarmView(3, 0, 69_161, 20.94, 8, 0.031, 72.0)
+    lost = RoundReport(814, reason="nobody else came")
+    lines = {
+        "joined": log_lines.joined("albert", 14, 812, 3),
+        "unreadable": log_lines.unreadable("albert", "no peer answered"),
+        "state_fetched": log_lines.state_fetched(812, Progress(1_400_000_000, 1_400_000_000, 38.0, 3)),
+        "round_done": "round 813: averaged with 7/8 peers in 6.2 s (match 1.1 s, reduce 5.1 s)",
+        "no_group": log_lines.no_group(lost, 3),
+        "caught_up": log_lines.caught_up(815, "the average of the round that was missed was replayed"),
+        "united": log_lines.united(816),
+        "own_part": log_lines.own_part(2144, view),
+        "not_finite": log_lines.not_finite(813),
+        "cannot_save": log_lines.cannot_save("ckpt", "No space left on device"),
+        "leaving": log_lines.leaving(),
+    }
+    assert set(lines) == set(log_lines.__all__) - {"seconds", "size"}
+    assert [line for line in lines.values() if line not in LISTED] == []
+    assert all("\n" not in line for line in lines.values())

@@ -36,8 +36,24 @@ def node() -> Node:
         yield node
 
 
-@pytest.mark.parametrize("options", [{}, {"delay_optimizer_step": True}, {"use_local_updates": True}])
-def test_members_step_together_when_the_swarm_has_seen_the_batch(options: dict[str, bool]) -> None:
+on_a_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
+
+
+@pytest.mark.parametrize(
+    ("options", "device"),
+    [
+        ({}, "cpu"),
+        ({"delay_optimizer_step": True}, "cpu"),
+        ({"use_local_updates": True}, "cpu"),
+        pytest.param({}, "cuda", marks=on_a_gpu),
+        pytest.param({"delay_optimizer_step": True}, "cuda", marks=on_a_gpu),
+    ],
+)
+def test_members_step_together_when_the_swarm_has_seen_the_batch(
+    options: dict[str, bool], device: str
+) -> None:
+    """On a GPU the model is moved there after the optimizer was made."""
+
     def act(peer: Peer) -> tuple[int, int, torch.Tensor]:
         opt = Optimizer(
             peer.run,
@@ -46,6 +62,7 @@ def test_members_step_together_when_the_swarm_has_seen_the_batch(options: dict[s
             batch_size_per_step=16,
             **options,
         )
+        peer.model.to(device)
         _meet(peer, opt, 2)
         steps = _until(peer, opt, 3)
         return opt.epoch, steps, place_of(peer.model)

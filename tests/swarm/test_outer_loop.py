@@ -185,7 +185,7 @@ def test_what_is_shared_goes_to_another_member_bit_for_bit() -> None:
         crew[1].loop.load_shared(state)
 
 
-@pytest.mark.parametrize("iid", [True, False])
+@pytest.mark.parametrize("iid", [pytest.param(True, marks=pytest.mark.slow), False])
 def test_losses_are_ordered_as_expected_with_and_without_workers_missing(iid: bool) -> None:
     """DiLoCo ends below plain averaging, and stays there with 20 % of its workers missing each round."""
     threads = torch.get_num_threads()

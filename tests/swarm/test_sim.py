@@ -1,13 +1,12 @@
 """``moshgrid sim``: its report is what the schema says, its picture is there, bad values are one line."""
 
 import json
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import jsonschema
 import pytest
+from commands import run_command
 from rich.progress import Progress
 
 from moshgrid.p2p.errors import ConfigurationError
@@ -15,12 +14,11 @@ from moshgrid.swarm.sim.program import simulate
 from moshgrid.swarm.sim.settings import SimSettings
 
 SCHEMA = json.loads((Path(__file__).parents[2] / "docs/schemas/sim.schema.json").read_text())
-COMMAND = [sys.executable, "-c", "from moshgrid.swarm.cli import main; main()", "sim"]
 SMALL = ["--peers", "36", "--group-size", "6", "--restarts", "3", "--rounds", "20"]
 
 
 def run(*arguments):
-    return subprocess.run([*COMMAND, *arguments], capture_output=True, text=True, timeout=100)
+    return run_command("sim", *arguments)
 
 
 def test_the_report_the_picture_and_the_json(tmp_path):

@@ -109,12 +109,16 @@ class DiLoCo(WrappedOptimizer):
         return loss
 
     def synchronize(self) -> list[RoundReport]:
-        """Averages all fragments now, and waits for it. For the end of a training, or before evaluating."""
+        """Averages all fragments now, and waits for it. For the end of a training, or before evaluating.
+
+        A fragment whose last average holds every step is not averaged again.
+        """
         reports = []
         for index, fragment in enumerate(self.fragments):
             if fragment.pending is not None:
                 self._take(Take(index, wait=True))
-            self._begin(index)
+            if fragment.steps:
+                self._begin(index)
             if fragment.pending is not None:
                 self._take(Take(index, wait=True))
             if fragment.report is not None:
@@ -166,6 +170,8 @@ class DiLoCo(WrappedOptimizer):
             self.no_group += 1
             self.trigger.failed(take.fragment)
         else:
+            if merge is Merge.UNITE:
+                _log.info(log_lines.united(report.round))
             fragment.loop.applied = report.round
             fragment.steps -= fragment.sent_steps
             self.trigger.taken(take.fragment)
@@ -182,7 +188,7 @@ class DiLoCo(WrappedOptimizer):
         if how is Catching.RELOAD and self.run.sync() is not None:
             self._replay(fragment)  # the state came with momentum, through ``adopt_state``
             return
-        snapshot = averager.fetch_state()
+        snapshot = self.run.newest_average(averager)
         if snapshot is None:
             return
         vectors = [array.reshape(-1) for array in snapshot.arrays]

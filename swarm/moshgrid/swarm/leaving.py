@@ -10,6 +10,8 @@ import weakref
 from types import FrameType
 from typing import Protocol
 
+from moshgrid.swarm import log_lines
+
 __all__ = ["leave_on_sigterm"]
 
 _LEAVE_SECONDS = 1.5
@@ -45,7 +47,7 @@ def leave_on_sigterm(member: _Closing) -> None:
 
 def _terminated(number: int, frame: FrameType | None) -> None:
     signal.signal(number, signal.SIG_DFL)  # a second one ends it at once
-    _log.info("asked to leave: taking records back and saying goodbye")
+    _log.info(log_lines.leaving())
     raise SystemExit(0)
 
 

@@ -1,6 +1,7 @@
 """Log lines of a training: one readable line per event, in a wording that does not change.
 
-People search logs for these. They go to the logger ``moshgrid.swarm`` at level INFO, troubles at WARNING.
+People search logs for these: docs/log-lines.md lists them. They go to the logger ``moshgrid.swarm`` at level
+INFO, troubles at WARNING.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ __all__ = [
     "cannot_save",
     "caught_up",
     "joined",
+    "leaving",
     "no_group",
     "not_finite",
     "own_part",
@@ -19,6 +21,8 @@ __all__ = [
     "seconds",
     "size",
     "state_fetched",
+    "united",
+    "unreadable",
 ]
 
 
@@ -62,6 +66,24 @@ def own_part(samples: int, view: SwarmView) -> str:
 def caught_up(round_number: int, how: str) -> str:
     """This peer had missed rounds. ``how``: "its average was replayed", for example."""
     return f"caught up to round {round_number}: {how}"
+
+
+def united(round_number: int) -> str:
+    """Members came together that did not share one state: two swarms of one run that began apart."""
+    return (
+        f"round {round_number}: the members' states differed; their average is the run's state now, and "
+        "outer momentum begins anew"
+    )
+
+
+def unreadable(run_id: str, why: str) -> str:
+    """The run's records did not come when this peer joined."""
+    return f"run {run_id}: its records cannot be read yet: {why}"
+
+
+def leaving() -> str:
+    """SIGTERM came."""
+    return "asked to leave: taking records back and saying goodbye"
 
 
 def state_fetched(round_number: int, progress: Progress | None) -> str:

@@ -212,7 +212,7 @@ class Optimizer(WrappedOptimizer):
             if self.run.sync() is not None and self.epoch >= epoch:
                 _log.info(log_lines.caught_up(self.epoch, "the swarm's state was taken"))
                 return
-            snapshot = self._averagers["state"].fetch_state()
+            snapshot = self.run.newest_average(self._averagers["state"])
             how = "the swarm's parameters were taken" if snapshot else "no peer has its parameters yet"
             if snapshot is not None:
                 for parameter, array in zip(self._parameters, snapshot.arrays, strict=True):
@@ -225,7 +225,7 @@ class Optimizer(WrappedOptimizer):
         averager = self._averagers.get("grad")
         if averager is None or averager.round != self._stepped + 1:
             return False
-        snapshot = averager.fetch_state()
+        snapshot = self.run.newest_average(averager)
         if snapshot is None or snapshot.round != self._stepped + 1:
             return False
         self._stepped = snapshot.round

@@ -18,6 +18,7 @@ from moshgrid.dht import DHTNode, Keep, Record
 from moshgrid.p2p import MoshgridError, Node, PeerId
 from moshgrid.p2p.blobs import MAX_BLOB_BYTES, Blobs
 from moshgrid.p2p.host import Host
+from moshgrid.swarm import log_lines
 from moshgrid.swarm.run_identity import Identity, TensorEntry, compare, decode_listing, listing_of, mismatch
 from moshgrid.swarm.swarm_progress import PROGRESS_TTL, ProgressReport, SwarmProgress, SwarmView
 
@@ -74,7 +75,7 @@ class TrainingRecords:
             for record in (await self._dht.get_all(self._key("training"))).values():
                 self._heard(record)
         except MoshgridError as error:
-            _log.warning("run %s: its records cannot be read yet: %s", self._run_id, error)
+            _log.warning(log_lines.unreadable(self._run_id, str(error)))
         run = compare(mine, others)
         if run is not None:
             holders = [peer for peer, identity in others.items() if identity == run]
@@ -104,14 +105,14 @@ class TrainingRecords:
                     try:
                         await self._dht.delete(self._key(path))
                     except MoshgridError as error:
-                        _log.info("could not take the run's records back: %s", error)
+                        _log.debug("could not take the run's records back: %s", error)
 
     async def _listing(self, digest: bytes, holders: Sequence[PeerId]) -> list[TensorEntry] | None:
         for peer in holders[:_BLOB_DONORS]:
             try:
                 return decode_listing(await Blobs.of(self._host).fetch(digest, peer, MAX_BLOB_BYTES))
             except (MoshgridError, ValueError) as error:
-                _log.info("no list of tensors from %s: %s", peer, error)
+                _log.debug("no list of tensors from %s: %s", peer, error)
         return None
 
     async def _follow(self) -> None:

@@ -25,7 +25,7 @@ from moshgrid.dht import DHTNode
 from moshgrid.p2p import ConfigurationError, Link, MoshgridError, Node, PeerId
 from moshgrid.p2p.host import Host
 from moshgrid.swarm.checkpoint import write_whole
-from moshgrid.swarm.download_bar import download_bar
+from moshgrid.swarm.progress_bar import downloading
 from moshgrid.swarm.state_exchange import STATE_PART, to_tensors
 
 __all__ = ["Pulled", "lines", "pull"]
@@ -80,7 +80,7 @@ def pull(
 def _one(node: Node, link: Link, out: Path, at_least: int | None) -> Pulled | None:
     """The newest state, written; None when it is of a round before ``at_least``."""
     began = time.monotonic()
-    with download_bar(f"state of {link.run}", None) as bar:
+    with downloading(f"state of {link.run}", None) as bar:
         found = node.call(_fetch, node.host, link, bar, at_least)
     if found is None:
         return None

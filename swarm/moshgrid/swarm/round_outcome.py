@@ -7,7 +7,7 @@ from concurrent.futures import CancelledError, Future
 from moshgrid.averaging import Averager, RoundReport
 from moshgrid.averaging.pending_step import Averaged
 from moshgrid.p2p import Closed
-from moshgrid.swarm.progress_bar import await_visibly
+from moshgrid.swarm.progress_bar import waiting
 
 __all__ = ["no_round", "outcome_of"]
 
@@ -18,14 +18,16 @@ def no_round(averager: Averager, reason: str) -> Averaged:
 
 
 def outcome_of(averager: Averager, future: Future[Averaged], seconds: float, shown: bool | None) -> Averaged:
-    """Waits for at most ``seconds``, visibly when it takes long (``shown`` as in ``await_visibly``).
+    """Waits for at most ``seconds``, visibly when it takes long (``shown`` as in ``waiting``).
 
     Raises what the round raises, but not for being late or for the run being closed: the report says it.
     """
-    what = f"round {averager.round + 1}: waiting for the swarm"
     try:
-        return await_visibly(future, what, seconds, shown)
+        with waiting(f"round {averager.round + 1}: waiting for the swarm", shown):
+            return future.result(seconds)
     except TimeoutError:
+        if future.done():
+            raise  # its own
         future.cancel()
         return no_round(averager, f"it took longer than averaging_timeout ({seconds:g} s)")
     except (CancelledError, Closed):

@@ -15,11 +15,11 @@ from moshgrid.averaging.tensors import write_from
 from moshgrid.p2p import Closed, ConfigurationError, Link, Node, PeerId
 from moshgrid.swarm import log_lines
 from moshgrid.swarm.checkpoint import read_checkpoint, write_checkpoint
-from moshgrid.swarm.download_bar import download_bar
 from moshgrid.swarm.leaving import leave_on_sigterm
+from moshgrid.swarm.progress_bar import downloading, waiting
 from moshgrid.swarm.progress_tracker import ProgressTracker
 from moshgrid.swarm.resume import capture, restore_model, restore_training
-from moshgrid.swarm.run_identity import TensorEntry
+from moshgrid.swarm.run_identity import entries_of
 from moshgrid.swarm.shared_state import SharedState
 from moshgrid.swarm.state_exchange import StateExchange
 from moshgrid.swarm.swarm_progress import SwarmView
@@ -83,7 +83,8 @@ class Run:
         self._averagers: dict[str, Averager] = {}
         self._callbacks: list[Callable[[RoundReport], None]] = []
         self._failures = 0
-        self.tracker = ProgressTracker(node, run_id, _entries(self.named_parameters))
+        with waiting(f"joining {run_id}", progress):
+            self.tracker = ProgressTracker(node, run_id, entries_of(self.named_parameters))
         leave_on_sigterm(self)
         view = self.tracker.view()
         _log.info(log_lines.joined(run_id, view.peers, view.epoch, view.behind))
@@ -134,7 +135,8 @@ class Run:
         ``weight`` says how much this model counts, for example the number of samples behind it.
         ``rounds=2`` averages twice, with different groups.
         """
-        report = self.averager.step([p.data for p in self._parameters], weight=weight, rounds=rounds)
+        with waiting(f"round {self.averager.round + 1}: waiting for the swarm", self.shows_progress):
+            report = self.averager.step([p.data for p in self._parameters], weight=weight, rounds=rounds)
         self.completed(report)
         return report
 
@@ -179,7 +181,7 @@ class Run:
         last average of the model. Returns None, and changes nothing, when no peer has a state yet. Raises
         SchemaMismatch when the swarm's state does not fit.
         """
-        with download_bar(f"state of {self.run_id}", self.shows_progress) as bar:
+        with downloading(f"state of {self.run_id}", self.shows_progress) as bar:
             if self.shared is not None:
                 snapshot = self._shared_exchange().fetch(self.shared, bar)
                 if snapshot is not None:
@@ -192,6 +194,11 @@ class Run:
         if snapshot is not None:
             _log.info(log_lines.state_fetched(snapshot.round, bar.last))
         return snapshot
+
+    def newest_average(self, averager: Averager) -> StateSnapshot | None:
+        """The last average of one part of the training, downloaded and shown as in ``sync``."""
+        with downloading(f"average of {self.run_id}", self.shows_progress) as bar:
+            return averager.fetch_state(bar)
 
     def _shared_exchange(self) -> StateExchange:
         if self._exchange is None:
@@ -291,10 +298,3 @@ class Run:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-def _entries(parameters: dict[str, torch.nn.Parameter]) -> list[TensorEntry]:
-    return [
-        TensorEntry(name[:512], tuple(p.shape), str(p.dtype).removeprefix("torch."))
-        for name, p in parameters.items()
-    ]

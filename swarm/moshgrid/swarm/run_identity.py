@@ -8,12 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 from blake3 import blake3
 
 from moshgrid.p2p import MoshgridError, PeerId, SchemaMismatch
+
+if TYPE_CHECKING:
+    import torch
 
 __all__ = [
     "PROTOCOL",
@@ -22,6 +25,7 @@ __all__ = [
     "VersionMismatch",
     "compare",
     "decode_listing",
+    "entries_of",
     "listing_of",
     "mismatch",
 ]
@@ -80,6 +84,14 @@ class Identity:
         if len(digest) != 32 or not 0 < protocol < 2**31 or not 0 <= tensors <= _MAX_TENSORS:
             return None
         return cls(protocol, digest, tensors)
+
+
+def entries_of(parameters: Mapping[str, torch.Tensor]) -> list[TensorEntry]:
+    """A model's parameters as they are listed."""
+    return [
+        TensorEntry(name[:512], tuple(p.shape), str(p.dtype).removeprefix("torch."))
+        for name, p in parameters.items()
+    ]
 
 
 def listing_of(entries: Sequence[TensorEntry]) -> bytes:
