@@ -56,7 +56,7 @@ class CodecProperties:
     block: int = 0
     """Elements that share a scale; 0 when the whole part does, or when values stand alone."""
     elementwise: bool = False
-    """Element i stands by itself in bytes of its own, in order: a piece of the bytes is a piece of the part."""
+    """Each value has bytes of its own, in order: a piece of the bytes is a piece of the part."""
     additive: bool = False
     """Sums of encoded values mean something in the code's own domain."""
     deterministic: bool = True
@@ -170,7 +170,7 @@ class Float32Codec:
         self._read(np.frombuffer(data, np.uint8), out)
 
     def check(self, data: Buffer, room: FloatVector) -> None:
-        """Raises CodecError for what ``decode_into(data, room)`` would refuse; ``room`` then holds anything."""
+        """Raises CodecError for what ``decode_into(data, room)`` would; ``room`` then holds anything."""
         self._check(room)
         self._check_length(data, room.size, room.dtype)
         self._look_over(np.frombuffer(data, np.uint8), room)
