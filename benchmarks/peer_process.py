@@ -47,7 +47,7 @@ class PeerProcess:
         except queue.Empty:
             return None
 
-    def expect(self, timeout=60.0):
+    def expect(self, timeout=240.0):
         """The next thing it says; ends the benchmark when nothing comes."""
         said = self.hear(timeout)
         if said is None:

@@ -80,7 +80,8 @@ def average_part(
 ) -> Average | None:
     """What the round's reducer makes of ``inputs`` (None stands for ``own`` values, not encoded).
 
-    None when nobody's values could be used. Values that do not decode or are not finite are refused.
+    None when nobody's values could be used. Values that do not decode or are not finite are refused. Where
+    a codec leaves much out, own values count as their bytes would decode, too: error feedback relies on it.
     """
     span, dtype = signed.parts[part], signed.dtype
     room = _scratch.vector("decoded", span.elements, dtype)
@@ -107,7 +108,10 @@ def average_part(
         for index, encoded in enumerate(usable.values()):
             if encoded is None:
                 values.append(own.read(span.start + start, span.start + stop))
-                continue
+                if span.codec.properties.elementwise:
+                    continue
+                encoded = memory.allocate(signed.part_bytes(part))
+                span.codec.encode_into(values.pop(), encoded)
             values.append(_scratch.vector(f"input {index}", stop - start, dtype))
             span.codec.decode_into(memoryview(encoded)[piece], values[-1])
         signed.reducer.reduce(values, weights, mean)
