@@ -10,22 +10,21 @@ Each peer's values reveal, element by element, whose mean it holds afterwards. W
 """
 
 import argparse
-import hashlib
 import json
-import os
-import queue
 import signal
 import statistics
-import subprocess
 import sys
-import threading
 import time
-from itertools import combinations
 from pathlib import Path
+
+from peer_process import PeerProcess
 
 FAULTS = ("kill", "stop", "cut", "slow")
 PATIENCE = 60.0
 SLOWER = 20
+MENDING = 4
+"""Rounds after a fault in which one is to be whole again."""
+WORKER = Path(__file__).with_name("fault_worker.py")
 
 
 def main() -> None:
@@ -36,14 +35,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5, help="rounds with one slow peer")
     parser.add_argument("--hivemind-python", metavar="PATH")
     parser.add_argument("--json", action="store_true")
-    parser.add_argument("--worker", nargs=6, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    if arguments.worker:
-        system, rank, peers, where, listen, announce = arguments.worker
-        elements = round(arguments.megabytes * 1e6 / 4)
-        worker = {"moshgrid": moshgrid_worker, "hivemind": hivemind_worker}[system]
-        worker(int(rank), int(peers), where, elements, int(listen), int(announce))
-        return
     systems = {"moshgrid": sys.executable}
     if arguments.hivemind_python:
         systems["hivemind"] = arguments.hivemind_python
@@ -58,62 +50,6 @@ def main() -> None:
         print(json.dumps({**result, "rows": rows}, indent=2))
 
 
-# The parent -----------------------------------------------------------------------------------------
-
-
-class Peer:
-    """A worker process and what it says."""
-
-    def __init__(self, python, system, rank, peers, megabytes, where, listen=0, announce=0):
-        command = [python, __file__, "--megabytes", str(megabytes), "--worker", system]
-        command += [str(rank), str(peers), where, str(listen), str(announce)]
-        self.rank = rank
-        self.popen = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
-        )
-        self.said = queue.Queue()
-        threading.Thread(target=self._listen, daemon=True).start()
-
-    def _listen(self):
-        for line in self.popen.stdout:
-            if line.startswith("{"):
-                self.said.put(json.loads(line))
-
-    def hear(self, timeout):
-        """The next thing it says, or None."""
-        try:
-            return self.said.get(timeout=max(0.0, timeout))
-        except queue.Empty:
-            return None
-
-    def go(self):
-        self.popen.stdin.write("go\n")
-        self.popen.stdin.flush()
-
-    def signal(self, number):
-        os.killpg(self.popen.pid, number)
-
-    def end(self):
-        for number in (signal.SIGCONT, signal.SIGKILL):
-            try:
-                self.signal(number)
-            except ProcessLookupError:
-                break
-        self.popen.wait()
-
-    def pids(self):
-        """Its processes: everybody in its session."""
-        found = []
-        for stat in Path("/proc").glob("[0-9]*/stat"):
-            try:
-                fields = stat.read_text().rsplit(")", 1)[1].split()
-            except OSError:
-                continue
-            if int(fields[3]) == self.popen.pid:
-                found.append(int(stat.parent.name))
-        return found
-
-
 def measure(system, python, fault, arguments):
     """One fault for one system: two rounds without, then the fault, then a round without again."""
     from link_relay import Relay
@@ -126,11 +62,13 @@ def measure(system, python, fault, arguments):
         for rank in range(arguments.peers):
             where = "" if rank == 0 else peers[0].address
             ports = (relay.targets[rank], relay.ports[rank]) if relay else (0, 0)
-            peers.append(Peer(python, system, rank, arguments.peers, arguments.megabytes, where, *ports))
+            command = [python, str(WORKER), system, str(rank), str(arguments.peers)]
+            command += [str(arguments.megabytes), where or "-", *map(str, ports)]
+            peers.append(PeerProcess(command, rank))
             if rank == 0:
-                peers[0].address = expect(peers[0])["address"]
+                peers[0].address = peers[0].expect()["address"]
         for peer in peers[1:]:
-            expect(peer)
+            peer.expect()
         calm = [run_round(peers)[0] for _ in range(3)][1:]
         undisturbed = statistics.median(calm)
         row = {
@@ -156,7 +94,7 @@ def kill(peers, relay, undisturbed, arguments):
     victims, survivors = peers[1:3], peers[:1] + peers[3:]
     seconds, told = run_round(peers, survivors, undisturbed / 2, lambda: [v.signal(9) for v in victims])
     _, again = run_round(survivors)
-    return outcome(survivors, told, seconds) | next_round(survivors, again)
+    return outcome(survivors, told, seconds) | afterwards(survivors, again)
 
 
 def stop(peers, relay, undisturbed, arguments):
@@ -184,7 +122,7 @@ def stop(peers, relay, undisturbed, arguments):
             late[peer] = again[peer]
             peer.go()
             again[peer] = peer.hear(deadline - time.monotonic())
-    row = outcome(survivors, told, seconds) | next_round(peers, again)
+    row = outcome(survivors, told, seconds) | afterwards(peers, again)
     applied_late = [said["digest"] for said in late.values() if said and said["success"]]
     row["woken_learned_the_seal"] = len(applied_late)
     row["woken_hold_something_else"] = sum(digest not in sealed for digest in applied_late)
@@ -199,7 +137,7 @@ def cut(peers, relay, undisturbed, arguments):
     seconds, told = run_round(peers, peers, undisturbed / 2, sever)
     relay.mend()
     _, again = run_round(peers)
-    return outcome(peers, told, seconds) | next_round(peers, again) | {"connections_severed": severed[0]}
+    return outcome(peers, told, seconds) | afterwards(peers, again) | {"connections_severed": severed[0]}
 
 
 def slow(peers, relay, undisturbed, arguments):
@@ -244,21 +182,29 @@ def outcome(survivors, told, seconds):
     }
 
 
-def next_round(peers, told):
-    """How the round after the fault went."""
+def afterwards(peers, told):
+    """How the round after the fault went, and how many it took until one was whole (0: none was)."""
     returned = [told[peer] for peer in peers if told[peer]]
-    return {
+    row = {
         "next_round_peers": len(peers),
-        "next_round_whole": sum(entry["whole"] == len(peers) for entry in returned),
+        "next_round_whole": whole(peers, told),
         "next_round_said": returned[-1]["said"] if returned else "",
+        "rounds_until_whole": 0,
     }
+    for number in range(1, MENDING + 1):
+        if number > 1:
+            if not all(told[peer] for peer in peers):
+                break
+            _, told = run_round(peers)
+        if whole(peers, told) == len(peers):
+            row["rounds_until_whole"] = number
+            break
+    return row
 
 
-def expect(peer):
-    said = peer.hear(60.0)
-    if said is None:
-        raise SystemExit(f"peer {peer.rank} did not start")
-    return said
+def whole(peers, told):
+    """How many hold the mean of all ``peers``."""
+    return sum(bool(told[peer]) and told[peer]["whole"] == len(peers) for peer in peers)
 
 
 def in_words(row):
@@ -270,117 +216,10 @@ def in_words(row):
     )
     if "rounds" in row:
         return f"{text}; the slow peer was in {row['rounds_with_the_slow_peer']} of {row['rounds']} rounds"
-    return f"{text}; next round whole for {row['next_round_whole']} of {row['next_round_peers']}"
-
-
-# The workers ----------------------------------------------------------------------------------------
-
-
-def base(rank):
-    """A peer's value; no two sets of peers have the same mean of it."""
-    return float((27, 155, 451, 775, 802, 1162, 1184, 1992)[rank])
-
-
-def pattern(elements):
-    import numpy as np
-
-    return (1 + np.arange(elements, dtype=np.float32) % 8 / 8).astype(np.float32)
-
-
-def held(vector, scale, rank, peers):
-    """What a vector holds: shares averaged at all, and how many are in the averages."""
-    import numpy as np
-
-    means = {}
-    for size in range(1, peers + 1):
-        for members in combinations(range(peers), size):
-            means[np.mean([base(m) for m in members])] = members
-    assert len(means) == 2**peers - 1
-    known = np.array(sorted(means))
-    values, counts = np.unique((vector / scale).round(3), return_counts=True)
-    nearest = known[np.abs(values[:, None] - known[None, :]).argmin(axis=1)]
-    sets = [
-        means[value] if abs(value - found) < 0.002 else ()
-        for found, value in zip(values, nearest, strict=True)
-    ]
-    averaged = sum(int(count) for members, count in zip(sets, counts, strict=True) if len(members) > 1)
-    return {
-        "averaged": averaged / vector.size,
-        "fewest": min(len(members) for members in sets),
-        "whole": max(len(members) for members in sets),
-        "digest": hashlib.sha256(vector.tobytes()).hexdigest()[:16],
-    }
-
-
-def tell(**fields):
-    print(json.dumps(fields), flush=True)
-
-
-def moshgrid_worker(rank, peers, where, elements, listen, announce):
-    import numpy as np
-    import torch  # noqa: F401  (its kernels are used when it is loaded, as in a training)
-
-    import moshgrid.p2p.libp2p_network as network
-    from moshgrid.averaging import Averager
-    from moshgrid.p2p import Node
-
-    if announce:  # others are to dial the relay
-        network.listening_addrs = lambda listeners, peer: (f"/ip4/127.0.0.1/tcp/{announce}/p2p/{peer}",)
-    scale = pattern(elements)
-    vector = scale * np.float32(base(rank))
-    node = Node(listen=[f"/ip4/127.0.0.1/tcp/{listen}"], bootstrap=[where] if where else [])
-    averager = Averager(node, "faults", like=[vector], group_size=peers, compression="none")
-    if rank == 0:
-        tell(address=node.addrs[0])
-    while len(averager.peers) < peers:
-        time.sleep(0.02)
-    if rank:
-        tell(event="ready")
-    for _ in sys.stdin:
-        np.multiply(scale, np.float32(base(rank)), out=vector)
-        report = averager.step([vector])
-        at = time.monotonic()
-        tell(at=at, success=report.committed, said=str(report), **held(vector, scale, rank, peers))
-
-
-def hivemind_worker(rank, peers, where, elements, listen, announce):
-    import hivemind
-    import torch
-
-    torch.set_num_threads(1)
-    scale = torch.from_numpy(pattern(elements))
-    announced = [f"/ip4/127.0.0.1/tcp/{announce}"] if announce else None
-    dht = hivemind.DHT(
-        initial_peers=[where] if where else [],
-        host_maddrs=[f"/ip4/127.0.0.1/tcp/{listen}"],
-        announce_maddrs=announced,
-        use_relay=False,
-        start=True,
+    return (
+        f"{text}; next round whole for {row['next_round_whole']} of {row['next_round_peers']}, "
+        f"rounds until one was: {row['rounds_until_whole'] or 'none of ' + str(MENDING)}"
     )
-    averager = hivemind.DecentralizedAverager(
-        [scale * base(rank)],
-        dht,
-        prefix="faults",
-        target_group_size=peers,
-        next_chunk_timeout=5.0,
-        start=True,
-    )
-    if rank == 0:
-        tell(address=str(dht.get_visible_maddrs()[0]))
-    else:
-        tell(event="ready")
-    for _ in sys.stdin:
-        with averager.get_tensors() as tensors:
-            torch.mul(scale, base(rank), out=tensors[0])
-        try:
-            gathered = averager.step(timeout=PATIENCE, allow_retries=False)
-            said = f"a group of {len(gathered)}" if gathered else "no group"
-        except Exception as error:
-            gathered, said = None, f"{type(error).__name__}: {error}"
-        at = time.monotonic()
-        with averager.get_tensors() as tensors:
-            vector = tensors[0].numpy().copy()
-        tell(at=at, success=bool(gathered), said=said, **held(vector, scale.numpy(), rank, peers))
 
 
 if __name__ == "__main__":

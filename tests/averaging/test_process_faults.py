@@ -34,7 +34,8 @@ def test_five_peers_survive(fault):
     row = rows("--peers", "5", "--megabytes", "4", "--faults", fault)[fault]
     check(row)
     assert row["fewest_in_an_average"] >= 3, row
-    assert row["next_round_whole"] == row["next_round_peers"], row
+    # A slow computer's woken peers may come too late for the first round, and its survivors do not wait.
+    assert 1 <= row["rounds_until_whole"] <= 3, row
     if fault == "stop":
         assert row["woken_hold_something_else"] == 0, row
     if fault == "cut":

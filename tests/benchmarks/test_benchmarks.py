@@ -9,9 +9,9 @@ import jsonschema
 import pytest
 
 ROOT = Path(__file__).parents[2]
-MODULES = {"link_relay"}  # parts of others
+MODULES = {"fault_worker", "link_relay", "peer_process"}  # parts of others
 SMALL = {
-    "averaging": ["--peers", "2", "--megabytes", "0.2", "--rounds", "1"],
+    "averaging": ["--peers=2", "--megabytes=0.2", "--rounds=1", "--codecs=float16"],
     "codec_error": ["--codecs=range8", "--spreads=0.01", "--elements=128", "--steps=10", "--seeds=1"],
     "codecs": ["--megabytes=0.5", "--rounds=1", "--codecs=float16,int8"],
     "dht": "--nodes=4 --operations=3 --keys=8 --pause=1 --watch-nodes=4 --processes=3".split(),

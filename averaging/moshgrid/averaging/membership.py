@@ -61,6 +61,9 @@ class Membership:
         self._newest: dict[PeerId, int] = {}
         self._gone: dict[PeerId, int] = {}
         """Peers whose connection was lost, and their newest record then: no older one brings them back."""
+        self._began_ms = dht.host.clock.wall_ms()
+        self._heard: set[PeerId] = set()
+        """Who was there after this peer came: it spoke, or made a record since."""
         self._watched: set[str] = set()
         self._declared: tuple[str, int, float] | None = None
         self._progress = 0
@@ -73,7 +76,13 @@ class Membership:
         """Everybody in the run, this peer included."""
         now_ms = self._dht.host.clock.wall_ms()
         self._members = {peer: until for peer, until in self._members.items() if until > now_ms}
+        self._heard &= self._members.keys()
         return tuple({*self._members, self._me})
+
+    @property
+    def doubtful(self) -> frozenset[PeerId]:
+        """Peers known by nothing but records from before this peer came: they may be gone since."""
+        return frozenset(self._members.keys() - self._heard - {self._me})
 
     @property
     def progress(self) -> int:
@@ -132,6 +141,7 @@ class Membership:
     def lost(self, peer: PeerId) -> None:
         """The connection to a peer is gone: the records there are no longer say that it is there."""
         self._gone[peer] = self._newest.get(peer, 0)
+        self._heard.discard(peer)
         self._members.pop(peer, None)
         was_declared = [declared.pop(peer, None) is not None for declared in self._seekers.values()]
         if any(was_declared):
@@ -140,6 +150,7 @@ class Membership:
     def seen(self, peer: PeerId) -> None:
         """A peer of this run spoke: it is there, whatever the records say."""
         self._gone.pop(peer, None)
+        self._heard.add(peer)
         self._members.setdefault(peer, self._dht.host.clock.wall_ms() + round(_MEMBER_TTL * 1000))
 
     async def start(self) -> None:
@@ -236,6 +247,7 @@ class Membership:
         if record.deleted or self._is_stale(record):
             self._members.pop(record.author, None)
         else:
+            self._date(record, _MEMBER_TTL)
             is_new = record.author not in self._members
             self._members[record.author] = round(record.expires_at * 1000)
             if is_new:
@@ -259,8 +271,14 @@ class Membership:
         if record.deleted or self._is_stale(record):
             declared.pop(record.author, None)
         else:
+            self._date(record, _DECLARATION_TTL)
             declared[record.author] = _round_in(record)
         self._seekers_changed()
+
+    def _date(self, record: Record, ttl: float) -> None:
+        """Takes note of a record that was made after this peer came, by whatever clock its author has."""
+        if (record.expires_at - ttl) * 1000 > self._began_ms:
+            self._heard.add(record.author)
 
 
 def _round_in(record: Record) -> int:

@@ -53,11 +53,11 @@ class PlanExchange:
 
     def in_force(self, round_number: int) -> GridPlan | None:
         """The plan to follow in that round."""
-        return self.book.in_force(round_number, self._membership.peers)
+        return self.book.in_force(round_number, self._membership.peers, self._membership.doubtful)
 
     async def publish_if_due(self, round_number: int) -> None:
         """Publishes a plan when it is this peer's turn to; ``round_number`` is the coming round."""
-        plan = self.book.to_publish(round_number, self._membership.peers)
+        plan = self.book.to_publish(round_number, self._membership.peers, self._membership.doubtful)
         if plan is None:
             return
         self._blobs.keep(member_list(plan.members))
@@ -76,7 +76,7 @@ class PlanExchange:
                 data = await self._blobs.fetch(record.digest, author, MAX_LIST_BYTES)
             plan = GridPlan.checked(record, read_member_list(data), self._group_size)
             self._blobs.keep(data)
-            self.book.learned(plan, self._membership.peers)
+            self.book.learned(plan, self._membership.peers, self._membership.doubtful)
         except (MoshgridError, ValueError) as error:
             _log.info("the grid plan that %s follows is ignored: %s", author, error)
         finally:

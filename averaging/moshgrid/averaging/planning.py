@@ -2,6 +2,8 @@
 
 A plan is followed while it fits the peers that are known; among those that fit, a higher epoch wins,
 then the lower hash. So peers that saw different plans, or none, follow one as soon as word got round.
+A newcomer cannot know who was lost before it came: such peers count for it as the plan has them, and
+while there are any it draws no plan of its own.
 """
 
 from __future__ import annotations
@@ -38,31 +40,39 @@ class PlanBook:
         known = any(plan.record == record for plan in self._plans)
         return not known and record.first_round <= round_number + _MAX_AHEAD
 
-    def learned(self, plan: GridPlan, peers: Sequence[PeerId]) -> None:
+    def learned(
+        self, plan: GridPlan, peers: Sequence[PeerId], doubtful: frozenset[PeerId] = frozenset()
+    ) -> None:
         """Takes note of a plan. Those that fit ``peers`` are kept first, then the higher epochs."""
         self._plans.append(plan)
-        self._plans.sort(key=lambda plan: (not plan.fits(peers), plan.record.precedence))
+        self._plans.sort(key=lambda plan: (not _fits(plan, peers, doubtful), plan.record.precedence))
         del self._plans[_MAX_PLANS:]
 
-    def in_force(self, round_number: int, peers: Sequence[PeerId]) -> GridPlan | None:
-        """The plan to follow in a round, or None."""
+    def in_force(
+        self, round_number: int, peers: Sequence[PeerId], doubtful: frozenset[PeerId] = frozenset()
+    ) -> GridPlan | None:
+        """The plan to follow in a round, or None. ``doubtful``: who of ``peers`` may be gone."""
         if len(peers) <= self._group_size:
             return None
         begun = [plan for plan in self._plans if plan.record.first_round <= round_number]
-        return _best(begun, peers)
+        return _best(begun, peers, doubtful)
 
-    def to_publish(self, round_number: int, peers: Sequence[PeerId]) -> GridPlan | None:
+    def to_publish(
+        self, round_number: int, peers: Sequence[PeerId], doubtful: frozenset[PeerId] = frozenset()
+    ) -> GridPlan | None:
         """The plan that this peer has to publish now, ``round_number`` being the coming round; or None.
 
         The lowest H(epoch ‖ peer id) is first; for each round without a plan one peer more may.
         """
-        best = _best(self._plans, peers)
+        best = _best(self._plans, peers, doubtful)
         if not self._group_size < len(peers) <= MAX_PLANNED or not _is_due(best, round_number, peers):
             self._lacking_since = None
             return None
         if self._lacking_since is None:
             self._lacking_since = round_number
         first_round = round_number + ROUNDS_AHEAD
+        if doubtful:
+            return None
         epoch = 1 + max((plan.record.epoch for plan in self._plans), default=0)
         turns = 1 + round_number - self._lacking_since
         if epoch > first_round or self._me not in publisher_order(epoch, peers)[:turns]:
@@ -82,6 +92,11 @@ def _is_due(best: GridPlan | None, round_number: int, peers: Sequence[PeerId]) -
     return has_served and best.difference(peers) > _REPLAN * len(best.members)
 
 
-def _best(plans: Sequence[GridPlan], peers: Sequence[PeerId]) -> GridPlan | None:
-    fitting = [plan for plan in plans if plan.fits(peers)]
+def _best(plans: Sequence[GridPlan], peers: Sequence[PeerId], doubtful: frozenset[PeerId]) -> GridPlan | None:
+    fitting = [plan for plan in plans if _fits(plan, peers, doubtful)]
     return min(fitting, key=lambda plan: plan.record.precedence, default=None)
+
+
+def _fits(plan: GridPlan, peers: Sequence[PeerId], doubtful: frozenset[PeerId]) -> bool:
+    """Whether the plan is as good as right about ``peers``; of the doubtful ones it knows better."""
+    return plan.fits([peer for peer in peers if peer not in doubtful or peer in plan.places])

@@ -17,12 +17,16 @@ from blake3 import blake3
 from moshgrid.averaging.flat_arrays import FlatArrays, Vector
 from moshgrid.averaging.manifest import SignedManifest
 from moshgrid.averaging.part_memory import PartMemory
-from moshgrid.compression import CodecError
+from moshgrid.compression import Codec, CodecError
+from moshgrid.compression.codec import Float32Codec
 
 __all__ = ["Average", "apply_results", "average_part", "encode_part", "result_digest"]
 
 _SAMPLED = 4096
 """Elements per part over which the encoding's error is measured."""
+_PIECE = 1 << 15
+"""Elements that are decoded, averaged and encoded at once where the codec allows it: all members' values of
+them then stay in a core's cache."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,34 +80,44 @@ def average_part(
 ) -> Average | None:
     """What the round's reducer makes of ``inputs`` (None stands for ``own`` values, not encoded).
 
-    None when nobody's values could be used. Values that do not decode or are not finite are refused.
+    None when nobody's values could be used. Values that do not decode or are not finite are refused. Where
+    a codec leaves much out, own values count as their bytes would decode, too: error feedback relies on it.
     """
     span, dtype = signed.parts[part], signed.dtype
-    weights = [member.weight for member in signed.manifest.members]
-    mean = _scratch.vector("mean", span.elements, dtype)
-    decoded = _scratch.vector("decoded", span.elements, dtype)
+    room = _scratch.vector("decoded", span.elements, dtype)
     refused: dict[int, str] = {}
-    usable: dict[int, Vector] = {}
-    for index, member in enumerate(sorted(inputs)):
-        data = inputs[member]
-        if data is None:
-            usable[member] = own.read(span.start, span.stop)
-            continue
-        values = _scratch.vector(f"input {index}", span.elements, dtype)
+    for member, encoded in inputs.items():
         try:
-            span.codec.decode_into(data, values)
+            if encoded is not None:
+                _check(span.codec, encoded, room)
         except CodecError as error:
             refused[member] = str(error)
-            continue
-        usable[member] = values
+    usable = {member: inputs[member] for member in sorted(inputs) if member not in refused}
     if not usable:
         return None
-    signed.reducer.reduce(list(usable.values()), [weights[member] for member in usable], mean)
+    weights = [signed.manifest.members[member].weight for member in usable]
     data = memory.allocate(signed.part_bytes(part))
-    span.codec.encode_into(mean, data)
-    span.codec.decode_into(data, decoded)
-    exact = mean[:_SAMPLED].astype(np.float64)
-    lost = decoded[:_SAMPLED] - exact
+    at_once = _PIECE if span.codec.properties.elementwise else span.elements
+    width = signed.part_bytes(part) // span.elements  # of an element, where pieces are taken
+    exact, lost = np.zeros(0), np.zeros(0)
+    for start in range(0, span.elements, at_once):
+        stop = min(start + at_once, span.elements)
+        mean = _scratch.vector("mean", stop - start, dtype)
+        piece = slice(start * width, stop * width) if at_once == _PIECE else slice(None)
+        values = []
+        for index, encoded in enumerate(usable.values()):
+            if encoded is None:
+                values.append(own.read(span.start + start, span.start + stop))
+                if span.codec.properties.elementwise:
+                    continue
+                encoded = memory.allocate(signed.part_bytes(part))
+                span.codec.encode_into(values.pop(), encoded)
+            values.append(_scratch.vector(f"input {index}", stop - start, dtype))
+            span.codec.decode_into(memoryview(encoded)[piece], values[-1])
+        signed.reducer.reduce(values, weights, mean)
+        span.codec.encode_into(mean, data[piece])
+        if start == 0:
+            exact, lost = _error_of(span.codec, mean, data[piece])
     bitmap = sum(1 << member for member in usable)
     return Average(
         data,
@@ -122,7 +136,7 @@ def apply_results(signed: SignedManifest, data: Sequence[bytes | memoryview], ar
     """
     digest = blake3()
     for span, encoded in zip(signed.parts, data, strict=True):
-        span.codec.decode_into(encoded, _scratch.vector("decoded", span.elements, signed.dtype))
+        _check(span.codec, encoded, _scratch.vector("decoded", span.elements, signed.dtype))
         digest.update(encoded)
     for span, encoded in zip(signed.parts, data, strict=True):
         window = arrays.window(span.start, span.stop)
@@ -133,6 +147,25 @@ def apply_results(signed: SignedManifest, data: Sequence[bytes | memoryview], ar
             span.codec.decode_into(encoded, decoded)
             arrays.write(span.start, decoded)
     return digest.hexdigest()
+
+
+def _check(codec: Codec, data: bytes | memoryview, room: Vector) -> None:
+    """Raises CodecError for what does not decode to finite values; ``room`` may be written to."""
+    if isinstance(codec, Float32Codec):
+        codec.check(data, room)
+    else:
+        codec.decode_into(data, room)
+
+
+def _error_of(codec: Codec, values: Vector, data: memoryview) -> tuple[Vector, Vector]:
+    """Values of a sample in float64, and what encoding them, as ``data``, changed."""
+    about, exact = codec.properties, values[:_SAMPLED].astype(np.float64)
+    if about.elementwise:
+        data = data[: codec.encoded_bytes(exact.size, values.dtype)]
+        return exact, codec.decode(data, exact.size, values.dtype) - exact
+    room = _scratch.vector("decoded", values.size, values.dtype)
+    codec.decode_into(data, room)
+    return exact, room[:_SAMPLED] - exact
 
 
 def relative_error(squared_error: float, squared_norm: float) -> float:

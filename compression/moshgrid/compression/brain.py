@@ -12,7 +12,7 @@ from moshgrid.compression.codec import (
     FloatVector,
     saturate,
 )
-from moshgrid.compression.kernels import kernels_for, largest_magnitude, peak_of, pieces
+from moshgrid.compression.kernels import Halves, kernels_for, largest_magnitude, peak_of, pieces
 
 __all__ = ["BFloat16"]
 
@@ -24,7 +24,9 @@ class BFloat16(Float32Codec):
     """Rounds to nearest even: relative error at most 2⁻⁸; saturates at ±3.3895e38."""
 
     name = "bfloat16"
-    properties = CodecProperties(bits_per_value=16.0, relative_error=2.0**-8, absolute_error=2.0**-134)
+    properties = CodecProperties(
+        bits_per_value=16.0, relative_error=2.0**-8, absolute_error=2.0**-134, elementwise=True
+    )
 
     def _length(self, count: int) -> int:
         return 2 * count
@@ -43,6 +45,13 @@ class BFloat16(Float32Codec):
     def _read(self, data: ByteVector, out: FloatVector) -> None:
         kernels = kernels_for(out.size)
         for piece, halves in zip(pieces(out), pieces(data.view("<u2")), strict=True):
-            if largest_magnitude(halves) > _LARGEST:
-                raise CodecError("bfloat16 values that are not finite are refused")
+            _refuse_infinite(halves)
             kernels.from_bfloat16(halves, piece)
+
+    def _look_over(self, data: ByteVector, room: FloatVector) -> None:
+        _refuse_infinite(data.view("<u2"))
+
+
+def _refuse_infinite(halves: Halves) -> None:
+    if largest_magnitude(halves) > _LARGEST:
+        raise CodecError("bfloat16 values that are not finite are refused")

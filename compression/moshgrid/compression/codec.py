@@ -55,6 +55,8 @@ class CodecProperties:
     absolute_error: float = 0.0
     block: int = 0
     """Elements that share a scale; 0 when the whole part does, or when values stand alone."""
+    elementwise: bool = False
+    """Each value has bytes of its own, in order: a piece of the bytes is a piece of the part."""
     additive: bool = False
     """Sums of encoded values mean something in the code's own domain."""
     deterministic: bool = True
@@ -166,6 +168,16 @@ class Float32Codec:
         self._check(out)
         self._check_length(data, out.size, out.dtype)
         self._read(np.frombuffer(data, np.uint8), out)
+
+    def check(self, data: Buffer, room: FloatVector) -> None:
+        """Raises CodecError for what ``decode_into(data, room)`` would; ``room`` then holds anything."""
+        self._check(room)
+        self._check_length(data, room.size, room.dtype)
+        self._look_over(np.frombuffer(data, np.uint8), room)
+
+    def _look_over(self, data: ByteVector, room: FloatVector) -> None:
+        """Raises CodecError where ``_read`` would; a codec that can tell without decoding says so here."""
+        self._read(data, room)
 
     def _length(self, count: int) -> int:
         """Bytes for ``count`` elements."""

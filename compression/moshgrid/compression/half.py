@@ -11,7 +11,7 @@ from moshgrid.compression.codec import (
     FloatVector,
     saturate,
 )
-from moshgrid.compression.kernels import kernels_for, largest_magnitude, peak_of, pieces
+from moshgrid.compression.kernels import Halves, kernels_for, largest_magnitude, peak_of, pieces
 
 __all__ = ["Float16"]
 
@@ -22,7 +22,9 @@ class Float16(Float32Codec):
     """Rounds to nearest even: relative error at most 2⁻¹¹ for |x| in 6.1e-5 … 65504, absolute 2⁻²⁵ below."""
 
     name = "float16"
-    properties = CodecProperties(bits_per_value=16.0, relative_error=2.0**-11, absolute_error=2.0**-25)
+    properties = CodecProperties(
+        bits_per_value=16.0, relative_error=2.0**-11, absolute_error=2.0**-25, elementwise=True
+    )
 
     def _length(self, count: int) -> int:
         return 2 * count
@@ -41,6 +43,13 @@ class Float16(Float32Codec):
     def _read(self, data: ByteVector, out: FloatVector) -> None:
         kernels = kernels_for(out.size)
         for piece, halves in zip(pieces(out), pieces(data.view("<u2")), strict=True):
-            if largest_magnitude(halves) > _LARGEST:
-                raise CodecError("float16 values that are not finite are refused")
+            _refuse_infinite(halves)
             kernels.from_float16(halves, piece)
+
+    def _look_over(self, data: ByteVector, room: FloatVector) -> None:
+        _refuse_infinite(data.view("<u2"))
+
+
+def _refuse_infinite(halves: Halves) -> None:
+    if largest_magnitude(halves) > _LARGEST:
+        raise CodecError("float16 values that are not finite are refused")

@@ -26,7 +26,7 @@ class Plain(Float32Codec):
 
     name = "none"
     dtypes = ("float32", "float64")
-    properties = CodecProperties(bits_per_value=32.0, additive=True)
+    properties = CodecProperties(bits_per_value=32.0, elementwise=True, additive=True)
 
     def encoded_bytes(self, count: int, dtype: np.dtype[Any]) -> int:
         return super().encoded_bytes(count, dtype) * dtype.itemsize
@@ -49,6 +49,9 @@ class Plain(Float32Codec):
     def decode_into(self, data: Buffer, out: FloatVector) -> None:
         self._check(out)
         out[...] = self.decode(data, out.size, out.dtype)
+
+    def _look_over(self, data: ByteVector, room: FloatVector) -> None:
+        self.decode(data.data, room.size, room.dtype)
 
 
 def _wire(dtype: np.dtype[Any]) -> np.dtype[Any]:
