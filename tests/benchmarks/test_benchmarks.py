@@ -14,7 +14,7 @@ SMALL = {
     "averaging": ["--peers=2", "--megabytes=0.2", "--rounds=1", "--codecs=float16"],
     "codec_error": ["--codecs=range8", "--spreads=0.01", "--elements=128", "--steps=10", "--seeds=1"],
     "codecs": ["--megabytes=0.5", "--rounds=1", "--codecs=float16,int8"],
-    "dht": "--nodes=4 --operations=3 --keys=8 --pause=1 --watch-nodes=4 --processes=3".split(),
+    "dht": ["--nodes=4", "--operations=3", "--keys=8", "--pause=1", "--watch-nodes=4", "--processes=3"],
     "dht_hops": ["--sizes", "60", "--lookups", "10"],
     "matchmaking": ["--rounds", "2", "--peers", "2", "--pause", "0.1"],
     "faults": ["--peers", "5", "--megabytes", "0.4", "--faults", "kill"],

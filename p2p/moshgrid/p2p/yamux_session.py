@@ -226,8 +226,7 @@ class YamuxSession(FrameSplitter):
         self._lose(stream, reason, keep_end=False)
 
     def _lose(self, stream: StreamState, reason: str, *, keep_end: bool) -> None:
-        stream.lost = stream.lost or reason
-        stream.ended_there = stream.ended_there and keep_end
+        stream.lost, stream.ended_there = stream.lost or reason, stream.ended_there and keep_end
         stream.forget_outgoing()
         self._newcomers.remove(stream)
         self.readable[stream] = self.writable[stream] = None
