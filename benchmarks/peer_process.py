@@ -5,6 +5,7 @@ it starts (hivemind's peers are five processes each) is measured and ended with 
 """
 
 import contextlib
+import ctypes
 import json
 import os
 import queue
@@ -15,6 +16,7 @@ import threading
 import time
 from pathlib import Path
 
+_PR_SET_PDEATHSIG = 1
 _TICKS = os.sysconf("SC_CLK_TCK") if hasattr(os, "sysconf") else 100
 
 
@@ -31,6 +33,7 @@ class PeerProcess:
             text=True,
             env=environment,
             start_new_session=True,
+            preexec_fn=_die_with_the_parent,
         )
         self._said = queue.Queue()
         threading.Thread(target=self._listen, daemon=True).start()
@@ -118,6 +121,11 @@ class MemoryWatch:
             for pids in self._pids.values():
                 self.peak = max(self.peak, sum(map(_proportional_set_size, pids)))
             time.sleep(0.02)
+
+
+def _die_with_the_parent():
+    """So that nothing stays behind when a benchmark is killed."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
 
 
 def _proportional_set_size(pid):

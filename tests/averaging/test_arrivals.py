@@ -105,3 +105,29 @@ def test_who_differs_in_codec_is_told_so():
             assert any("cannot average with this one" in reason and "codec" in reason for reason in told)
 
     run_virtual(main)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(4))
+def test_after_crashes_and_newcomers_at_once_groups_fill_again(seed):
+    """The newcomers read that the dead are there, and follow the plan of those who know better."""
+
+    async def main():
+        rng = random.Random(seed)
+        async with swarm(16, seed=seed, group_size=4) as group:
+            peers = list(group.peers)
+            for _ in range(4):
+                await step_over(peers, 2.0, rng)
+            for peer in rng.sample(peers, 2):
+                group.crash(peer)
+                peers.remove(peer)
+            newcomers = [await group.add([array * 0 for array in peers[0].arrays]) for _ in range(2)]
+            for peer in newcomers:
+                await peer.core.state.fetch()
+            assert all(peer.core._membership.doubtful for peer in newcomers)
+            for number in range(8):
+                reports, _ = await step_over(peers + newcomers, 2.0, rng)
+                sizes = [len(report.group) for report in reports.values()]
+                assert number < 6 or sum(sizes) / len(sizes) >= 3.6, (number, sizes)
+
+    run_virtual(main, seed=seed)

@@ -235,3 +235,55 @@ def test_two_plans_and_none_merge_within_three_rounds(seed):
     assert len(followed[0]) == 3
     assert len(followed[2]) == 1
     assert not any(before & after for before, after in pairwise(alone))
+
+
+def after_crashes_and_newcomers(seed, doubt):
+    """Rounds after two of sixteen peers crashed and two came, who believe the two are there for long.
+
+    Returns the sizes of the groups of each round, by the plans that peers follow or the sliding index.
+    """
+    rng = random.Random(seed)
+    everybody = [f"{rng.getrandbits(64):016x}" for _ in range(18)]
+    old, dead, new = everybody[:14], everybody[14:16], everybody[16:]
+    first = GridPlan.drawn(1, 1, [*old, *dead], 4)
+    alive = [*old, *new]
+    view = {peer: sorted(alive if peer in old else everybody) for peer in alive}
+    doubtful = {peer: set() if peer in old or not doubt else {*old, *dead} for peer in alive}
+    books = {peer: PlanBook(peer, 4) for peer in alive}
+    topologies = {peer: MoshpitTopology(4) for peer in alive}
+    sizes = []
+    for peer in alive:
+        books[peer].learned(first, view[peer], frozenset(doubtful[peer]))
+    for number in range(5, 14):
+        keys = {}
+        plans = {peer: books[peer].in_force(number, view[peer], frozenset(doubtful[peer])) for peer in alive}
+        for peer in alive:
+            keys.setdefault(
+                topologies[peer].place(peer, View(number, view[peer], plans[peer])).key, []
+            ).append(peer)
+        groups = [found[at : at + 4] for found in keys.values() for at in range(0, len(found), 4)]
+        sizes.append(sum(len(group) ** 2 for group in groups) / len(alive))
+        told = []
+        for group in groups:
+            for peer in group:
+                topologies[peer].averaged(f"{number}{group[0]}".encode(), group, peer)
+                doubtful[peer] -= set(group)
+                due = books[peer].to_publish(number + 1, view[peer], frozenset(doubtful[peer]))
+                told += [due, plans[peer]] if due is not None else [plans[peer]]
+        for peer in alive:
+            doubtful[peer] -= {one for one in old if rng.random() < 0.7}  # their records come by
+            for plan in told:
+                if plan is not None and books[peer].wants(plan.record, number) and rng.random() < 0.9:
+                    books[peer].learned(plan, view[peer], frozenset(doubtful[peer]))
+    return sizes
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_newcomers_who_count_the_dead_follow_the_plan_of_those_who_do_not(seed):
+    sizes = after_crashes_and_newcomers(seed, doubt=True)
+    assert sizes[-2:] == [4.0] * 2, sizes
+
+
+def test_newcomers_without_doubts_would_follow_a_plan_of_their_own():
+    ends = [after_crashes_and_newcomers(seed, doubt=False)[-1] for seed in range(30)]
+    assert sum(size < 4 for size in ends) > 15
