@@ -14,17 +14,19 @@ import pytest
 from moshgrid.dht import DHT
 from moshgrid.p2p import Node
 
+pytestmark = pytest.mark.timeout(300)
+
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 EXPECTED = {
     "volunteer.py": r"loss 0\.\d+  round \d+: averaged with [12] of [12] peers? in",
     "federated.py": r"hospital \d: right on 9\d\.\d%  round \d+: averaged with [12] of [12] peers? in",
-    "service_registry.py": r"12D3KooW\w+ offers \{'vram': 80\}, expires in \d\d s",
+    "service_registry.py": r"12D3KooW\w+ offers \{'vram': 80\}, expires in \d+ s",
 }
 
 
 def _run(name: str, *arguments: str) -> str:
     command = [sys.executable, str(EXAMPLES / name), *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=100)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=280)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
@@ -50,7 +52,7 @@ def test_a_transformer_is_trained_by_two_processes() -> None:
 
 def test_the_service_registry_joins_through_a_link() -> None:
     with Node(listen=["/ip4/127.0.0.1/tcp/0"], network="my-tool") as node, DHT(node) as dht:
-        dht.put("services/gpu", {"vram": 80}, ttl=60)
+        dht.put("services/gpu", {"vram": 80}, ttl=600)
         said = _run("service_registry.py", node.link)
     assert re.search(EXPECTED["service_registry.py"], said), said
     assert "announced at" in said

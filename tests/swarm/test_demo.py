@@ -18,7 +18,10 @@ SCHEMA = json.loads((Path(__file__).parents[2] / "docs/schemas/demo-report.schem
 COMMAND = [sys.executable, "-c", "from moshgrid.swarm.cli import main; main()", "demo"]
 SMALL = ["--peers", "4", "--rounds", "6", "--kill", "1"]
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+pytestmark = [
+    pytest.mark.skipif(sys.platform != "linux", reason="reads /proc"),
+    pytest.mark.timeout(300),
+]
 
 
 def _processes_of(session: int) -> dict[int, str]:
@@ -36,14 +39,13 @@ def _processes_of(session: int) -> dict[int, str]:
     return found
 
 
-@pytest.mark.timeout(180)
 def test_a_small_demo_trains_loses_one_and_takes_one_in(tmp_path: Path) -> None:
     log = tmp_path / "log.jsonl"
     done = subprocess.run(
         [*COMMAND, *SMALL, "--seed", "1", "--json", "--out", str(tmp_path / "out")],
         capture_output=True,
         text=True,
-        timeout=170,
+        timeout=280,
         env={**os.environ, "MOSHGRID_EVENTS": str(log)},
         start_new_session=True,
     )
@@ -108,7 +110,7 @@ def test_ctrl_c_leaves_nothing(
     for number in signals:
         # To the whole group, as a terminal does.
         os.killpg(demo.pid, number)
-    assert demo.wait(timeout=10) >= 128
+    assert demo.wait(timeout=60) >= 128
     assert _processes_of(demo.pid) == {}
     assert list(tmp_path.iterdir()) == []
 
@@ -121,5 +123,5 @@ def test_volunteers_do_not_outlive_a_demo_that_is_killed(demo: subprocess.Popen[
     demo.kill()
     for handle in watched:
         # A process's handle becomes readable when the process has ended.
-        assert select.select([handle], [], [], 10.0)[0]
+        assert select.select([handle], [], [], 60.0)[0]
         os.close(handle)
