@@ -61,7 +61,9 @@ def tell(**fields):
 
 def moshgrid_worker(rank, peers, where, elements, listen, announce):
     import numpy as np
-    import torch  # noqa: F401  (its kernels are used when it is loaded, as in a training)
+
+    if elements > 4_000_000:  # less is not worth the seconds that this takes
+        import torch  # noqa: F401  (its kernels are used when it is loaded, as in a training)
 
     import moshgrid.p2p.libp2p_network as network
     from moshgrid.averaging import Averager

@@ -8,9 +8,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jsonschema
 import pytest
 
-SCRIPT = Path(__file__).parents[2] / "benchmarks" / "faults.py"
+ROOT = Path(__file__).parents[2]
+SCRIPT = ROOT / "benchmarks" / "faults.py"
+SCHEMA = json.loads((ROOT / "docs" / "schemas" / "benchmark-faults.schema.json").read_text())
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 
@@ -19,7 +22,9 @@ def rows(*arguments, timeout=280):
     command = [sys.executable, str(SCRIPT), "--json", *arguments]
     done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False)
     assert done.returncode == 0, done.stderr
-    return {row["fault"]: row for row in json.loads(done.stdout)["rows"]}
+    said = json.loads(done.stdout)
+    jsonschema.validate(said, SCHEMA)
+    return {row["fault"]: row for row in said["rows"]}
 
 
 def check(row):

@@ -60,10 +60,11 @@ def test_a_verdict_in_time_and_the_right_one(world: World) -> None:
         nat: peer.soon("verdict", seconds=PATIENCE, wanted=EXPECTED[nat]) for nat, peer in newcomers.items()
     }
     found = {nat: answer.result(60) for nat, answer in waiting.items()}
-    print("said after so many seconds:", {nat.value: said["all"] for nat, said in found.items()})
+    every = {nat: peer.call("said", seconds=PATIENCE)["all"] for nat, peer in newcomers.items()}
+    print("said after so many seconds:", {nat.value: said for nat, said in every.items()})
     assert {nat: said["verdict"] for nat, said in found.items()} == EXPECTED, found
     for nat, said in found.items():
-        wrong = {verdict for verdict, _ in said["all"]} - {EXPECTED[nat]}
+        wrong = {verdict for verdict, _ in every[nat]} - {EXPECTED[nat]}
         assert "public" not in wrong, said
         assert said["why"] and (said["improve"] or nat in (Nat.OPEN, Nat.FULL_CONE)), said
     for peer in newcomers.values():

@@ -99,7 +99,8 @@ def average_part(
     data = memory.allocate(signed.part_bytes(part))
     at_once = _PIECE if span.codec.properties.elementwise else span.elements
     width = signed.part_bytes(part) // span.elements  # of an element, where pieces are taken
-    exact, lost = np.zeros(0), np.zeros(0)
+    exact: Vector = np.zeros(0)
+    lost: Vector = np.zeros(0)
     for start in range(0, span.elements, at_once):
         stop = min(start + at_once, span.elements)
         mean = _scratch.vector("mean", stop - start, dtype)

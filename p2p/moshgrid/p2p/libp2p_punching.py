@@ -213,14 +213,15 @@ class Puncher:
         this = self._answering[peer] = _Answer()
         try:
             with this.scope:
-                await self._call(peer, await self._hear(stream))
+                if (punch := await self._hear(stream)) is not None:
+                    await self._call(peer, punch)
         finally:
             this.done.set()
             if self._answering.get(peer) is this:
                 del self._answering[peer]
 
-    async def _hear(self, stream: Libp2pStream) -> Punch:
-        """What to do when the other side begins."""
+    async def _hear(self, stream: Libp2pStream) -> Punch | None:
+        """What to do when the other side begins; None when it does not go on, as it may have other work."""
         machine = HolePunching((), begins=False, called=not stream.connection.is_initiator)
         try:
             with trio.fail_after(_TALK_SECONDS):
@@ -228,7 +229,8 @@ class Puncher:
         except Malformed as error:
             raise RemoteProtocolError(stream.peer, f"hole punching: {error}") from None
         except trio.TooSlowError:
-            raise RemoteProtocolError(stream.peer, "began a hole punch and did not go on") from None
+            _log.debug("%s began a hole punch and did not go on", stream.peer)
+            return None
 
     async def _call(self, peer: PeerId, punch: Punch) -> None:
         """Calls all the places until there is a direct connection, whoever's call it was."""

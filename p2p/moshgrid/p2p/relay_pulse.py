@@ -6,7 +6,7 @@ import secrets
 
 import trio
 
-from moshgrid.p2p.errors import RemoteProtocolError, StreamReset, Unreachable
+from moshgrid.p2p.errors import Closed, RemoteProtocolError, StreamReset, Unreachable
 from moshgrid.p2p.identity import PeerId
 from moshgrid.p2p.network import Network, Stream
 
@@ -39,7 +39,7 @@ class RelayPulse:
                 answered = True
         except (RemoteProtocolError, StreamReset):
             answered = True
-        except Unreachable:
+        except (Unreachable, Closed):
             answered = False
         finally:
             if not answered:

@@ -9,10 +9,11 @@ __all__ = ["DOUBT_SECONDS", "PING_SECONDS", "SILENCE_SECONDS", "UNANSWERED_SECON
 PING_SECONDS = 5.0
 SILENCE_SECONDS = 9.0
 """Silence after a ping that ends a connection; with ``PING_SECONDS`` less than 15."""
-DOUBT_SECONDS = 4.0
+DOUBT_SECONDS = 5.0
 """The same once there is reason to think that the way to the peer is gone."""
-UNANSWERED_SECONDS = 3.0
-"""Silence after a stream was opened that is such a reason."""
+UNANSWERED_SECONDS = 4.0
+"""Silence after a stream was opened that is such a reason; both together are no less than what ends a
+connection anyway, as a busy peer is no dead one, and less than a new stream is waited for."""
 _FIRST_SECONDS = 0.01
 _SAMPLES = 8
 _OVERSLEPT = 1.0
