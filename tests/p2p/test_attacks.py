@@ -81,7 +81,7 @@ def test_a_thousand_half_sent_requests_are_gone_in_time():
                 for network in attackers:
                     for _ in range(50):
                         nursery.start_soon(one, network)
-                await until(lambda: opened > 100, 10.0)
+                await until(lambda: opened > 100, 30.0)
                 times = await honest_visits(victim, 5)
             assert alive == 0 and opened >= 20 * 8
             assert len(times) == 5
@@ -161,7 +161,7 @@ def test_a_flood_of_frames_cuts_its_own_connection_only(kind):
                 nursery.start_soon(talk)
                 for number in range(1, 4):
                     flood = Flood(await raw_session_at(victim.addr, f"127.0.9.{number}"), kind)
-                    with trio.fail_after(20.0):
+                    with trio.fail_after(60.0):
                         await flood.run(100_000)  # returns when the victim hung up
                 ended.set()
             await echo_once(stream)
@@ -277,7 +277,7 @@ def test_a_new_name_for_every_connection_costs_few_handshakes_and_no_memory(sour
 
 def with_limits(scenario, **limits) -> None:
     async def main() -> None:
-        with trio.fail_after(20.0):
+        with trio.fail_after(60.0):
             options = ConnectionLimits(**{"exempt": (), "handshake_seconds": 5.0, **limits})
             listen = ["/ip4/127.0.0.1/tcp/0", "/ip6/::1/tcp/0"]
             async with open_libp2p_network(Identity.generate(), listen, limits=options) as network:
@@ -406,7 +406,7 @@ def test_a_whole_ipv6_network_has_the_places_of_a_site():
         pytest.skip("unshare is not here, to make a network namespace with")
     script = Path(__file__).parent / "ipv6_sources.py"
     command = ["unshare", "--map-root-user", "--net", sys.executable, str(script)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=110)
     if done.returncode and "unshare" in done.stderr:
         pytest.skip(f"no network namespaces here: {done.stderr.strip()}")
     assert not done.returncode, done.stderr

@@ -272,14 +272,16 @@ def test_a_reader_that_stops_holds_up_its_own_circuit_only():
     run(scenario)
 
 
-@pytest.mark.parametrize("limits", [RelayLimits(circuit_bytes=3_000_000), RelayLimits(circuit_seconds=2)])
-def test_who_opens_streams_all_the_time_never_sees_a_circuit_end(limits):
+@pytest.mark.parametrize(
+    ("limits", "circuits"), [(RelayLimits(circuit_bytes=3_000_000), 3), (RelayLimits(circuit_seconds=3), 2)]
+)
+def test_who_opens_streams_all_the_time_never_sees_a_circuit_end(limits, circuits):
     async def scenario():
         async with three(limits) as world:
             peer = await world.asker.dial(world.addr)
             seen: list[object] = []
             world.asker.on_relayed(seen.append)
-            while len(seen) < 3:
+            while len(seen) < circuits:
                 stream = await world.asker.open_stream(peer, ECHO)
                 for _ in range(5):
                     await stream.send(bytes(20_000))

@@ -47,7 +47,7 @@ __all__ = [
 
 SCRIPT = Path(__file__).resolve().parents[1] / "p2p/peer_process.py"
 ECHO = "/test/echo/1"
-HANDSHAKE_SECONDS = 1.5
+HANDSHAKE_SECONDS = 2.5
 MEGABYTE = 1 << 20
 
 
@@ -230,7 +230,7 @@ async def honest_visits(victim: Victim, visits: int) -> list[float]:
     return seconds
 
 
-def against(attack: Callable[[Victim], Awaitable[None]], limit: float = 60.0) -> None:
+def against(attack: Callable[[Victim], Awaitable[None]], limit: float = 110.0) -> None:
     """Runs ``attack`` on a peer that has been used, and looks whether it rests afterwards."""
 
     async def main() -> None:
