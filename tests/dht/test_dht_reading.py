@@ -12,7 +12,7 @@ from moshgrid.p2p.identity import PeerId
 from moshgrid.p2p.testing import run_virtual
 
 
-@pytest.mark.parametrize("size", [12, 26, 40])
+@pytest.mark.parametrize("size", [12, 26, pytest.param(40, marks=pytest.mark.slow)])
 def test_a_reading_asks_three_and_two_witnesses_and_next_time_for_news_only(swarm: Any, size: int) -> None:
     async def main() -> None:
         async with swarm(size) as net:

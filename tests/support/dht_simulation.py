@@ -13,6 +13,7 @@ from __future__ import annotations
 import bisect
 import hashlib
 import heapq
+import math
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
@@ -98,6 +99,44 @@ Lie = Callable[[Peer, PeerId, Query], Answer | None]
 """What a liar, asked by somebody, answers; None: nothing."""
 
 
+class _Arrivals:
+    """When questions arrive: in the steps of 10 ms that a clock of the whole world takes, as one alarm for
+    all of a step costs far less than one for each."""
+
+    def __init__(self) -> None:
+        self._due: list[tuple[int, int, trio.lowlevel.Task]] = []
+        self._gone: set[int] = set()
+        self._number = 0
+        self._alarm = trio.CancelScope()
+
+    async def wait(self, steps: int) -> None:
+        """Until the step after ``steps - 1`` whole ones."""
+        self._number = number = self._number + 1
+        due = math.ceil(trio.current_time() * 100 + 1e-6) + steps - 1
+        heapq.heappush(self._due, (due, number, trio.lowlevel.current_task()))
+        if self._due[0][1] == number:
+            self._alarm.deadline = due / 100
+
+        def give_up(_: Any) -> trio.lowlevel.Abort:
+            self._gone.add(number)
+            return trio.lowlevel.Abort.SUCCEEDED
+
+        await trio.lowlevel.wait_task_rescheduled(give_up)
+
+    async def run(self) -> None:
+        """Wakes who waits, until cancelled."""
+        while True:
+            with trio.CancelScope(deadline=self._due[0][0] / 100 if self._due else math.inf) as self._alarm:
+                await trio.sleep_forever()
+            now = round(trio.current_time() * 100)
+            while self._due and self._due[0][0] <= now:
+                _, number, task = heapq.heappop(self._due)
+                if number in self._gone:
+                    self._gone.remove(number)
+                else:
+                    trio.lowlevel.reschedule(task)
+
+
 class World:
     """Everybody, and who cannot hear whom. Use ``run_world``."""
 
@@ -113,6 +152,8 @@ class World:
         self.trace = hashlib.sha256()
         self.listener: Callable[[PeerId, PeerId, Query, Answer | None], None] = lambda *_: None
         """Hears of every question: who asked whom what, and the answer."""
+        self._arrivals = _Arrivals()
+        nursery.start_soon(self._arrivals.run)
         self._old: list[tuple[int, PeerId]] = []
         self._all: list[tuple[int, PeerId]] = []
         self._densities: list[tuple[int, list[PeerId]]] = []
@@ -206,7 +247,7 @@ class World:
     async def ask(self, asker: Peer, peer: PeerId, query: Query, timeout: float) -> Answer:
         self.asked += 1
         other = self.peers.get(peer)
-        await trio.sleep(0.01 * self.rng.randint(1, self.slowest))
+        await self._arrivals.wait(self.rng.randint(1, self.slowest))
         answer = await self._answer(asker, other, query) if other is not None else None
         self.trace.update(b"%d %s %s" % (self.asked, asker.id.encode(), peer.encode()))
         self.trace.update(msgspec.msgpack.encode((trio.current_time(), query, answer)))

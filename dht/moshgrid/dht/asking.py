@@ -83,10 +83,10 @@ class Asker:
         """
         lane = self._lanes.setdefault(peer, trio.Semaphore(_AT_ONCE))
         try:
+            began, is_free = trio.current_time(), lane.value > 0
             async with lane:
-                began = trio.current_time()
-                await trio.lowlevel.checkpoint()
-                self.pace.turned(trio.current_time() - began)
+                if is_free:  # entering took one turn of the loop
+                    self.pace.turned(trio.current_time() - began)
                 answer = await self._host.requests.ask(peer, KAD, query, timeout + self.pace.slack)
         except (Unreachable, RemoteProtocolError):
             self._failed(peer)

@@ -2,9 +2,10 @@
 
 Rules (Maymounkov & Mazières 2002, §2.5; BEP 44): every ten minutes a holder that is among the ``k``
 nearest asks the eight nearest others what they hold; when all of them have the record there is nothing
-to do. Whoever put a record here within ten minutes put it to the others too. Of the holders the five
-nearest see to it, and each other one in a quarter of the cases, as the nearest may be liars. Records that
-end within ten minutes are left to their authors. Envelopes go verbatim.
+to do. Whoever put a record here within ten minutes put it to the others too, and to whom an author says
+that it brings a record itself is asked in a quarter of the cases only. Of the holders the five nearest
+see to it, and each other one in a quarter of the cases, as the nearest may be liars. Records that end
+within ten minutes are left to their authors. Envelopes go verbatim.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from __future__ import annotations
 import trio
 
 from moshgrid.dht.asking import Asker
-from moshgrid.dht.keys import prefixes_of
+from moshgrid.dht.keys import names, prefixes_of
 from moshgrid.dht.record import RecordReader, SignedRecord
 from moshgrid.dht.routing import RoutingTable
 from moshgrid.dht.shortlists import Shortlists
@@ -78,7 +79,9 @@ class Republishing:
             return
         if nearer >= _NEAREST and self._host.rng.random() >= _CHANCE:
             return
-        witnesses = others[:_WITNESSES]
+        chance = self._host.rng
+        new = {peer: [record for record in held if not self._is_promised(record, peer)] for peer in others}
+        witnesses = [peer for peer in others[:_WITNESSES] if new[peer] or chance.random() < _CHANCE]
         lacking: dict[PeerId, list[SignedRecord]] = {}
 
         async def ask(peer: PeerId) -> None:
@@ -92,10 +95,13 @@ class Republishing:
         targets = others[: self._table.k - 1]
         async with trio.open_nursery() as nursery:
             for peer in targets:
-                records = lacking.get(peer, held)
+                records = lacking.get(peer, new[peer])
                 if records:
                     envelopes = [record.raw for record in records]
                     nursery.start_soon(self._writing.send_quietly, peer, envelopes, prefixes_of(targets))
+
+    def _is_promised(self, record: SignedRecord, peer: PeerId) -> bool:
+        return names(self._store.promised(record), prefixes_of([peer]))
 
     async def _lacking(self, peer: PeerId, key: bytes, held: list[SignedRecord]) -> list[SignedRecord]:
         try:

@@ -255,6 +255,8 @@ class Responder:
             code, more = self.put(record, also, now_ms, place)
             codes.append(code)
             effects += more
+            if also and not code and sender == record.author:
+                self._store.promise(record, also)
             if also:
                 point = point_of_key(self._network, record.key)
                 missing.update(dict.fromkeys(self._missing(point, also, sender)))

@@ -58,6 +58,7 @@ class RecordStore:
         self._lapses: list[tuple[int, Slot]] = []
         self._ranks: list[tuple[bytes, Slot]] = []
         self._put_at: dict[Slot, int] = {}
+        self._promised: dict[Slot, bytes] = {}
         self._count = 0
         self._stamps: dict[Slot, int] = {}
         self._last_stamp = 0
@@ -117,6 +118,16 @@ class RecordStore:
     def put_at(self, record: SignedRecord) -> int:
         """When somebody last put what is held in this record's slot; 0 when nothing is."""
         return self._put_at.get((record.key, record.subkey), 0)
+
+    def promise(self, record: SignedRecord, prefixes: bytes) -> None:
+        """The author of what is held brings it to the peers of these point prefixes, too."""
+        slot = (record.key, record.subkey)
+        if self._held(slot) == record:
+            self._promised[slot] = prefixes
+
+    def promised(self, record: SignedRecord) -> bytes:
+        """To whom the author said that it brings it; empty when it came from somebody else."""
+        return self._promised.get((record.key, record.subkey), b"")
 
     def all_keys(self) -> Iterator[bytes]:
         """The keys that have records; some may have expired since the last call that took a time."""
@@ -238,6 +249,7 @@ class RecordStore:
         if not self._records[slot[0]]:
             del self._records[slot[0]]
         self._put_at.pop(slot, None)
+        self._promised.pop(slot, None)
         self._stamps.pop(slot, None)
         self._sources.drop(slot)
         usage = self._usage[held.author]
