@@ -138,7 +138,7 @@ def moved(count, seconds, rate, start=0.0, step=0.05):
     for burst in range(count):
         at = start + burst * (seconds + 10)
         for i in range(int(seconds / step) + 1):
-            throughput.sent(int(rate * step), at + i * step)
+            throughput.sent(int(rate * step), at + (i - 1) * step, at + i * step)
             throughput.received(int(rate * step), at + i * step)
     return throughput.bandwidth
 
@@ -152,10 +152,26 @@ def test_bursts_shorter_than_half_a_second_say_nothing():
     assert moved(100, 0.3, 1e9) == 0.0
 
 
+def test_small_rounds_that_follow_each_other_say_nothing():
+    throughput = Throughput()
+    for round_number in range(100):
+        at = round_number * 0.2
+        throughput.sent(10_000, at, at + 0.001)
+        throughput.received(10_000, at + 0.02)
+    assert throughput.bandwidth == 0.0
+
+
+def test_a_slow_link_is_measured_by_what_takes_long_to_send():
+    throughput = Throughput()
+    for i in range(4):
+        throughput.sent(512_000, i * 4.0, (i + 1) * 4.0)
+    assert throughput.bandwidth == pytest.approx(128_000, rel=0.5)
+
+
 def test_the_weaker_direction_counts():
     throughput = Throughput()
     for i in range(40):
-        throughput.sent(1000, i * 0.05)
+        throughput.sent(1000, (i - 1) * 0.05, i * 0.05)
         throughput.received(100_000, i * 0.05)
     assert throughput.bandwidth == pytest.approx(20_000, rel=0.3)
 
@@ -163,10 +179,10 @@ def test_the_weaker_direction_counts():
 def test_waiting_for_a_slow_member_does_not_lower_the_estimate():
     throughput = Throughput()
     for i in range(20):
-        throughput.sent(1_000_000, i * 0.05)
+        throughput.sent(1_000_000, (i - 1) * 0.05, i * 0.05)
         throughput.received(1_000_000, i * 0.05)
     before = throughput.bandwidth
     for i in range(20, 60):
-        throughput.sent(1000, i * 0.05)
+        throughput.sent(1000, (i - 1) * 0.05, i * 0.05)
         throughput.received(1000, i * 0.05)
     assert throughput.bandwidth >= before / 2

@@ -116,11 +116,12 @@ class Links:
                 stream = await self._host.network.open_stream(peer, PROTOCOL)
             circuit = self._host.network.circuit_of(peer)
             async for header, payload in queue:
+                began = trio.current_time()
                 with trio.fail_after(_SEND_SECONDS):
                     if payload and circuit is not None:
                         stream, circuit = await self._for_tensors(stream, circuit)
                     await send_frame(stream, header, payload)
-                self._throughput.sent(len(header) + len(payload), trio.current_time())
+                self._throughput.sent(len(header) + len(payload), began, trio.current_time())
         except trio.TooSlowError:
             reason = "took no bytes for too long" if stream else f"no connection within {_OPEN_SECONDS:.0f} s"
         except MoshgridError as error:
