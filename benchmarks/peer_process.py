@@ -42,9 +42,10 @@ class PeerProcess:
         for line in self.popen.stdout:
             if line.startswith("{"):
                 self._said.put(json.loads(line))
+        self._said.put(None)  # it ended: nobody need wait for it
 
     def hear(self, timeout):
-        """The next thing it says, or None."""
+        """The next thing it says; None when it says nothing or has ended."""
         try:
             return self._said.get(timeout=max(0.0, timeout))
         except queue.Empty:
@@ -54,7 +55,7 @@ class PeerProcess:
         """The next thing it says; ends the benchmark when nothing comes."""
         said = self.hear(timeout)
         if said is None:
-            raise SystemExit(f"peer {self.rank} said nothing for {timeout:.0f} s")
+            raise SystemExit(f"peer {self.rank} ended, or said nothing for {timeout:.0f} s")
         return said
 
     def go(self):
