@@ -18,7 +18,13 @@ import statistics
 import sys
 import time
 
-from peer_process import MemoryWatch, PeerProcess, bytes_sent, cpu_seconds
+from peer_process import (
+    MemoryWatch,
+    PeerProcess,
+    bytes_sent,
+    cpu_seconds,
+    end_workers_when_terminated,
+)
 
 CODECS = ("float16", "none", "int8")
 PATIENCE = 120.0
@@ -43,6 +49,7 @@ def main() -> None:
         elements = round(float(arguments.megabytes) * 1e6 / 4)
         worker(codec, int(rank), int(peers), where, elements, with_torch=not arguments.numpy)
         return
+    end_workers_when_terminated()
     kinds = ["gloo"]
     kinds += [f"moshgrid {codec}" for codec in arguments.codecs.split(",") if "moshgrid" in arguments.systems]
     if arguments.hivemind_python and "hivemind" in arguments.systems:

@@ -12,6 +12,7 @@ import queue
 import re
 import signal
 import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -122,6 +123,11 @@ class MemoryWatch:
             for pids in self._pids.values():
                 self.peak = max(self.peak, sum(map(_proportional_set_size, pids)))
             time.sleep(0.02)
+
+
+def end_workers_when_terminated():
+    """Lets ``finally`` run on SIGTERM, too: workers die with this process, but not what they started."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
 
 
 def _die_with_the_parent():
