@@ -18,7 +18,13 @@ import statistics
 import sys
 import time
 
-from peer_process import MemoryWatch, PeerProcess, bytes_sent, cpu_seconds
+from peer_process import (
+    MemoryWatch,
+    PeerProcess,
+    bytes_sent,
+    cpu_seconds,
+    end_workers_when_terminated,
+)
 
 CODECS = ("float16", "none", "int8")
 PATIENCE = 120.0
@@ -43,6 +49,7 @@ def main() -> None:
         elements = round(float(arguments.megabytes) * 1e6 / 4)
         worker(codec, int(rank), int(peers), where, elements, with_torch=not arguments.numpy)
         return
+    end_workers_when_terminated()
     kinds = ["gloo"]
     kinds += [f"moshgrid {codec}" for codec in arguments.codecs.split(",") if "moshgrid" in arguments.systems]
     if arguments.hivemind_python and "hivemind" in arguments.systems:
@@ -50,7 +57,10 @@ def main() -> None:
     rows = []
     for peers in map(int, arguments.peers.split(",")):
         for megabytes in map(float, arguments.megabytes.split(",")):
-            of_this_size = [measure(kind, peers, megabytes, arguments) for kind in kinds]
+            of_this_size = []
+            for kind in kinds:
+                of_this_size.append(measure(kind, peers, megabytes, arguments))
+                print(json.dumps(of_this_size[-1]), file=sys.stderr, flush=True)
             rows += with_ratios(of_this_size)
             if not arguments.json:
                 print(as_table(peers, megabytes, rows[-len(kinds) :]), flush=True)
@@ -204,9 +214,9 @@ def hivemind_worker(codec, rank, peers, where, elements, *, with_torch):
         start=True,
     )
     codecs = {
-        "none": hivemind.NoCompression,
-        "float16": hivemind.Float16Compression,
-        "int8": hivemind.Uniform8BitQuantization,
+        "none": hivemind.compression.NoCompression,
+        "float16": hivemind.compression.Float16Compression,
+        "int8": hivemind.compression.Uniform8BitQuantization,
     }
     averager = hivemind.DecentralizedAverager(
         [torch.randn(elements)],

@@ -17,7 +17,7 @@ import sys
 import time
 from pathlib import Path
 
-from peer_process import PeerProcess
+from peer_process import PeerProcess, end_workers_when_terminated
 
 FAULTS = ("kill", "stop", "cut", "slow")
 PATIENCE = 60.0
@@ -36,6 +36,7 @@ def main() -> None:
     parser.add_argument("--hivemind-python", metavar="PATH")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
+    end_workers_when_terminated()
     systems = {"moshgrid": sys.executable}
     if arguments.hivemind_python:
         systems["hivemind"] = arguments.hivemind_python

@@ -12,6 +12,7 @@ import queue
 import re
 import signal
 import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -42,9 +43,10 @@ class PeerProcess:
         for line in self.popen.stdout:
             if line.startswith("{"):
                 self._said.put(json.loads(line))
+        self._said.put(None)  # it ended: nobody need wait for it
 
     def hear(self, timeout):
-        """The next thing it says, or None."""
+        """The next thing it says; None when it says nothing or has ended."""
         try:
             return self._said.get(timeout=max(0.0, timeout))
         except queue.Empty:
@@ -54,7 +56,7 @@ class PeerProcess:
         """The next thing it says; ends the benchmark when nothing comes."""
         said = self.hear(timeout)
         if said is None:
-            raise SystemExit(f"peer {self.rank} said nothing for {timeout:.0f} s")
+            raise SystemExit(f"peer {self.rank} ended, or said nothing for {timeout:.0f} s")
         return said
 
     def go(self):
@@ -121,6 +123,11 @@ class MemoryWatch:
             for pids in self._pids.values():
                 self.peak = max(self.peak, sum(map(_proportional_set_size, pids)))
             time.sleep(0.02)
+
+
+def end_workers_when_terminated():
+    """Lets ``finally`` run on SIGTERM, too: workers die with this process, but not what they started."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
 
 
 def _die_with_the_parent():

@@ -99,13 +99,13 @@ def average_part(
     data = memory.allocate(signed.part_bytes(part))
     at_once = _PIECE if span.codec.properties.elementwise else span.elements
     width = signed.part_bytes(part) // span.elements  # of an element, where pieces are taken
-    exact: Vector = np.zeros(0)
-    lost: Vector = np.zeros(0)
+    exact: Vector = np.zeros(0, dtype)
+    lost: Vector = exact
     for start in range(0, span.elements, at_once):
         stop = min(start + at_once, span.elements)
         mean = _scratch.vector("mean", stop - start, dtype)
         piece = slice(start * width, stop * width) if at_once == _PIECE else slice(None)
-        values = []
+        values: list[Vector] = []
         for index, encoded in enumerate(usable.values()):
             if encoded is None:
                 values.append(own.read(span.start + start, span.start + stop))
