@@ -370,6 +370,23 @@ def test_a_connection_takes_no_longer_than_its_handshakes():
     run(scenario)
 
 
+def test_one_stream_too_many_is_an_error_at_once_and_the_others_go_on():
+    async def scenario():
+        async with (
+            open_libp2p_network(Identity.generate()) as network,
+            open_libp2p_network(Identity.generate(), []) as visitor,
+        ):
+            network.serve(ECHO, echo)
+            peer = await visitor.dial(network.addrs[0])
+            streams = [await visitor.open_stream(peer, ECHO) for _ in range(1024)]
+            with pytest.raises(Unreachable, match="as many streams to this peer as may be are open"):
+                await visitor.open_stream(peer, ECHO)
+            await streams[7].send(b"still here")
+            assert await streams[7].receive() == b"still here"
+
+    run(scenario)
+
+
 def test_one_good_address_among_bad_ones_is_enough():
     async def scenario():
         with ExitStack() as stack:
