@@ -104,8 +104,9 @@ def measure(system: str, python: str, fault: str, arguments: argparse.Namespace)
         for process in processes[1:]:
             process.stdout.readline()
         for process in processes:
-            process.stdin.write("begin\n")
-            process.stdin.flush()
+            with contextlib.suppress(BrokenPipeError):  # it could not start: it will not have finished
+                process.stdin.write("begin\n")
+                process.stdin.flush()
         killed: list[subprocess.Popen] = []
         if fault == "kill":
             for line in first.stdout:
