@@ -136,6 +136,18 @@ def test_put_and_get(sign: Sign) -> None:
     assert bench.ask(GetRecords(NET, b"other", closer=False)).answer == Found(stamp=NOW)
 
 
+def test_only_the_author_is_believed_about_whom_its_record_goes_to(sign: Sign) -> None:
+    bench, old, new = Bench(), sign(), sign(seq=NOW + 1)
+    also = prefixes_of([ASKER])
+    bench.ask(PutRecords(NET, [old.raw], [also]))
+    assert not bench.store.promised(old)
+    bench.ask(PutRecords(NET, [old.raw], [also]), sender=old.author)
+    bench.ask(PutRecords(NET, [old.raw]))
+    assert bench.store.promised(old) == also
+    bench.ask(PutRecords(NET, [new.raw]))  # handed over: nobody said who else has it
+    assert not bench.store.promised(new)
+
+
 def test_each_record_of_a_put_gets_its_code(sign: Sign) -> None:
     bench = Bench()
     good, old, new = sign(1), sign(2), sign(2, seq=NOW + 1)

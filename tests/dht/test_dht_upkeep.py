@@ -198,13 +198,13 @@ def test_clocks_half_a_minute_off_refuse_no_good_record(swarm: Any) -> None:
 
 def test_holders_bring_a_record_to_those_that_took_the_places_of_the_dead(swarm: Any) -> None:
     async def main() -> None:
-        async with swarm(32) as net:
+        async with swarm(40) as net:
             await trio.sleep(5)
             author = net.nodes[1]
             await author.put("k", 1, ttl=3_600, acks=20)
             net.crash(author)
             holders = [node for node in net.nodes if list(node.store.all_keys())]
-            for node in holders[:10]:
+            for node in holders[:14]:
                 net.crash(node)
             await trio.sleep(900)
             assert sum(bool(list(node.store.all_keys())) for node in net.nodes) >= 20

@@ -80,8 +80,11 @@ class Republishing:
         if nearer >= _NEAREST and self._host.rng.random() >= _CHANCE:
             return
         chance = self._host.rng
-        new = {peer: [record for record in held if not self._is_promised(record, peer)] for peer in others}
-        witnesses = [peer for peer in others[:_WITNESSES] if new[peer] or chance.random() < _CHANCE]
+        witnesses = [
+            peer
+            for peer in others[:_WITNESSES]
+            if not all(self._is_promised(record, peer) for record in held) or chance.random() < _CHANCE
+        ]
         lacking: dict[PeerId, list[SignedRecord]] = {}
 
         async def ask(peer: PeerId) -> None:
@@ -95,7 +98,7 @@ class Republishing:
         targets = others[: self._table.k - 1]
         async with trio.open_nursery() as nursery:
             for peer in targets:
-                records = lacking.get(peer, new[peer])
+                records = lacking.get(peer, held)
                 if records:
                     envelopes = [record.raw for record in records]
                     nursery.start_soon(self._writing.send_quietly, peer, envelopes, prefixes_of(targets))

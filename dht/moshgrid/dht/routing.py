@@ -111,7 +111,7 @@ class RoutingTable:
         if sum(crowd.admit(known.place) for known in bucket.values()) == len(bucket):
             self._even.add(index)
             return None
-        if not crowd.admit(newcomer.place):
+        if not crowd.admit(newcomer.place) or self._over_table(newcomer) == newcomer.peer:
             return None
         return next(crowded([(known.place, known.peer) for known in bucket.values()]), None)
 
