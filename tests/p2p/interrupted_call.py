@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import threading
 import time
 
@@ -19,6 +20,7 @@ async def wait_long() -> None:
         raise
 
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # who starts it in the background may ignore it
 with Node(listen=["/ip4/127.0.0.1/tcp/0"]) as node:
     try:
         node.call(wait_long)

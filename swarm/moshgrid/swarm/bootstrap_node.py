@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-import queue
 import signal
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,17 +15,20 @@ from moshgrid.p2p.identity import Identity
 
 __all__ = ["serve"]
 
+_LOOK_SECONDS = 0.2
+"""A signal that comes just before a wait begins is looked at after it."""
+
 
 def serve(
     listen: list[str], bootstrap: list[str], identity: Path, network: str, relay: bool, as_json: bool
 ) -> None:
     """Runs until SIGINT or SIGTERM, then leaves politely; a second signal ends it at once."""
     # Not an Event: a signal may arrive in its wait(), which holds the lock that its set() needs.
-    asked: queue.SimpleQueue[int] = queue.SimpleQueue()
+    asked: list[int] = []
     signals = (signal.SIGINT, signal.SIGTERM)
 
     def leave(number: int, frame: object) -> None:
-        asked.put(number)
+        asked.append(number)
         for each in signals:
             signal.signal(each, signal.SIG_DFL)
 
@@ -50,7 +53,8 @@ def serve(
                 print("  relaying    for peers that cannot be reached; this port must be open to the world")
             print(f"  share this: {link}", flush=True)
             node.call(_follow, node)
-        asked.get()
+        while not asked:
+            time.sleep(_LOOK_SECONDS)
 
 
 async def _follow(node: Node) -> None:
