@@ -55,7 +55,8 @@ class Seekers:
             return f"{len(self)} other peers were declared but none joined in time"
         peer, why = next(iter(self.misfits.items()))
         return (
-            f"{len(self.misfits)} of {len(self)} peers that were there cannot average with this one; "
+            f"{len(self.misfits)} of {max(len(self), len(self.misfits))} peers that were there "
+            "cannot average with this one; "
             f"{peer} says: {why}"
         )
 
