@@ -5,8 +5,8 @@ import random
 import pytest
 from round_simulation import SimulatedGroup
 
-from moshgrid.averaging.effects import Received
-from moshgrid.averaging.messages import Decided, Ready
+from moshgrid.averaging.effects import Heard, Received
+from moshgrid.averaging.messages import Decided, Decline, Ready
 
 
 def contributors(value):
@@ -161,3 +161,21 @@ def test_the_same_seed_gives_the_same_history():
 
     assert trace(7) == trace(7)
     assert trace(7) != trace(8)
+
+
+@pytest.mark.parametrize("noise", [False, True])
+def test_a_group_of_which_half_never_came_ends_within_seconds(noise):
+    group = SimulatedGroup(4, seed=1)
+    for absent in (2, 3):
+        group.sim.crash(absent)
+    group.begin([0, 1])
+    events = [(0.05, Received(2, Decline("it follows another leader, or none")))]
+    events += [(float(second), Heard(2, 10)) for second in range(1, 60) if noise]  # of another group
+    for at, event in events:
+        for member in (0, 1):
+            group.sim.at(at, lambda member=member, event=event: group._event(member, event))
+    group.run()
+    for node in group.nodes[:2]:
+        assert not node.outcome.committed
+        assert "did not countersign" in node.outcome.reason
+        assert node.outcome.at < 10.0

@@ -52,6 +52,7 @@ __all__ = ["GroupRound"]
 
 _ALIVE_EVERY = 0.1
 _LINGER = 5.0
+_LATE_START = 3.0  # seconds after all should have countersigned, until more than half must have
 _STOOD_STILL = 5.0
 """Seconds that this process was stopped, at most, before it takes the others to have gone on."""
 
@@ -74,9 +75,7 @@ class GroupRound:
         """``end_within``: seconds until an undecided round is given up; None: by the bytes it moves."""
         members = signed.manifest.members
         n = len(members)
-        self._signed = signed
-        self._me = me
-        self._n = n
+        self._signed, self._me, self._n = signed, me, n
         self._exchange = Exchange(
             me,
             n,
@@ -97,6 +96,7 @@ class GroupRound:
         self._sealed: set[int] = set()
         self._attestation = Attestation(signed.group_id, sign, verify)
         self._start_due: float | None = now + max(start_within, self._suspicion.most_patient)
+        self._quorum_due = self._start_due + _LATE_START
         self._end_due = now + end_within
         self._alive_due = now + _ALIVE_EVERY
         self.over = False
@@ -115,8 +115,7 @@ class GroupRound:
             return None
         if self.over:
             return self._end_due
-        due = [self._end_due, self._alive_due, self._start_due, self._seal.deadline]
-        due.append(self._suspicion.deadline)
+        due = [self._end_due, self._alive_due, self._start_due, self._seal.deadline, self._suspicion.deadline]
         return min(at for at in due if at is not None)
 
     def start(self, signature: bytes, now: float) -> list[RoundEffect]:
@@ -227,15 +226,14 @@ class GroupRound:
         if member in self._gone or member == self._me:
             return []
         self._gone[member] = reason
+        self._suspicion.gone(member, now)
         return self._lose(member, reason, now)
 
     def _lose(self, member: int, reason: str, now: float) -> list[RoundEffect]:
         self._suspicion.forget(member, now)
-        effects: list[RoundEffect] = []
-        if not self.over and member not in self._sealed:
-            effects.append(Emit("peer_lost", {"lost": self._signed.peers[member], "reason": reason}))
-        effects += self._exchange.lost(member)
-        return effects + self._seal.lost(member, now)
+        told: list[RoundEffect] = [Emit("peer_lost", {"lost": self._signed.peers[member], "reason": reason})]
+        effects = [] if self.over or member in self._sealed else told
+        return effects + self._exchange.lost(member) + self._seal.lost(member, now)
 
     def _deadline_passed(self, now: float) -> list[RoundEffect]:
         if self.over:
@@ -271,6 +269,8 @@ class GroupRound:
                 effects += self._abort(f"{len(self._gone)} of {self._n} members are gone", now)
             elif not (self._exchange.has_reducer or self._exchange.complete or self._seal.decided):
                 effects += self._abort("no member that could average is left", now)
+            elif now >= self._quorum_due and len(self._ready - self._gone.keys()) * 2 <= self._n:
+                effects += self._abort("half of the group or more did not countersign", now)
             elif self._suspicion.is_alone(now):
                 effects += self._abort("more than half of the group can no longer be heard", now)
             elif now >= self._end_due:
@@ -293,8 +293,8 @@ class GroupRound:
         self._suspicion.close()
 
     def _attest(self) -> list[RoundEffect]:
-        lists = self._attestation.due(flush=self._exchange.complete)
-        return [Send(member, signed) for signed in lists for member in self._others()]
+        due = self._attestation.due(flush=self._exchange.complete)
+        return [Send(member, signed) for signed in due for member in self._others()]
 
     def _others(self) -> list[int]:
         return [m for m in range(self._n) if m != self._me and m not in self._gone and m in self._ready]

@@ -115,6 +115,7 @@ class Suspicion:
         self._expected = {member: book.expected(peers[member], sizes[member]) for member in self._heard}
         self._largest = dict.fromkeys(self._heard, 0.0)
         self._silent_since: dict[int, float] = {}
+        self._gone: set[int] = set()
         self._alone_since: float | None = None
         self._senders: dict[int, _Wait] = {}
         self._reducers: dict[int, _Wait] = {}
@@ -130,6 +131,8 @@ class Suspicion:
                 wait.last = now
 
     def _note(self, member: int, now: float) -> None:
+        if member in self._gone:
+            return  # whatever it says, it is not in this round any more
         if member in self._heard:
             self._largest[member] = max(self._largest[member], now - self._heard[member])
             self._heard[member] = now
@@ -148,6 +151,11 @@ class Suspicion:
         """This peer cannot go on without values from ``senders`` and results from ``reducers``."""
         self._wait_for(self._senders, senders, now)
         self._wait_for(self._reducers, reducers, now)
+
+    def gone(self, member: int, now: float) -> None:
+        """``member`` has left for good."""
+        self._gone.add(member)
+        self.forget(member, now)
 
     def forget(self, member: int, now: float) -> None:
         """``member`` is lost; nothing is expected of it."""
