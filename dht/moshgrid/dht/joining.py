@@ -28,6 +28,7 @@ _BOOTSTRAP_CHECK = 60.0
 _MOST_FAILED = 8
 _REFRESH_SECONDS = 600.0
 _CLOCKS = 8
+_QUIET = 32
 _BUSY = 1.0
 
 _log = logging.getLogger("moshgrid.dht")
@@ -175,7 +176,7 @@ class Joining:
             named = await self._refresh() if number > 0 else []
             await self._asker.find_closest(self._table.own_point, named)
             if number > 0:
-                await self._compare_clocks()
+                await self._ping_some()
                 self.save()
 
     async def _refresh(self) -> list[PeerId]:
@@ -205,9 +206,12 @@ class Joining:
         except (Unreachable, RemoteProtocolError):
             return []
 
-    async def _compare_clocks(self) -> None:
+    async def _ping_some(self) -> None:
+        """To compare clocks, and to find out whether those live that were not heard for longest."""
+        live = self._table.live_peers()
+        some = dict.fromkeys([*self._host.rng.sample(live, min(len(live), _CLOCKS)), *live[:_QUIET]])
         async with trio.open_nursery() as nursery:
-            for peer in self._host.rng.sample(live := self._table.live_peers(), min(len(live), _CLOCKS)):
+            for peer in some:
                 nursery.start_soon(self._asker.ping, peer)
         if self._asker.clocks.is_off:
             _log.warning("%s; set it, for example by NTP", self._asker.clocks)
