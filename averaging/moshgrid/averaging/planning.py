@@ -70,9 +70,9 @@ class PlanBook:
             return None
         if self._lacking_since is None:
             self._lacking_since = round_number
-        first_round = round_number + ROUNDS_AHEAD
         if doubtful:
             return None
+        first_round = round_number + ROUNDS_AHEAD
         epoch = 1 + max((plan.record.epoch for plan in self._plans), default=0)
         turns = 1 + round_number - self._lacking_since
         if epoch > first_round or self._me not in publisher_order(epoch, peers)[:turns]:
