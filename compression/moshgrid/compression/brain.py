@@ -6,13 +6,12 @@ import numpy as np
 
 from moshgrid.compression.codec import (
     ByteVector,
-    CodecError,
     CodecProperties,
     Float32Codec,
     FloatVector,
     saturate,
 )
-from moshgrid.compression.kernels import Halves, kernels_for, largest_magnitude, peak_of, pieces
+from moshgrid.compression.kernels import kernels_for, largest_magnitude, peak_of, pieces, refuse_infinite
 
 __all__ = ["BFloat16"]
 
@@ -45,13 +44,8 @@ class BFloat16(Float32Codec):
     def _read(self, data: ByteVector, out: FloatVector) -> None:
         kernels = kernels_for(out.size)
         for piece, halves in zip(pieces(out), pieces(data.view("<u2")), strict=True):
-            _refuse_infinite(halves)
+            refuse_infinite(self.name, halves, _LARGEST)
             kernels.from_bfloat16(halves, piece)
 
     def _look_over(self, data: ByteVector, room: FloatVector) -> None:
-        _refuse_infinite(data.view("<u2"))
-
-
-def _refuse_infinite(halves: Halves) -> None:
-    if largest_magnitude(halves) > _LARGEST:
-        raise CodecError("bfloat16 values that are not finite are refused")
+        refuse_infinite(self.name, data.view("<u2"), _LARGEST)

@@ -5,13 +5,12 @@ from __future__ import annotations
 from moshgrid.compression.codec import (
     MAX_VALUE,
     ByteVector,
-    CodecError,
     CodecProperties,
     Float32Codec,
     FloatVector,
     saturate,
 )
-from moshgrid.compression.kernels import Halves, kernels_for, largest_magnitude, peak_of, pieces
+from moshgrid.compression.kernels import kernels_for, largest_magnitude, peak_of, pieces, refuse_infinite
 
 __all__ = ["Float16"]
 
@@ -43,13 +42,8 @@ class Float16(Float32Codec):
     def _read(self, data: ByteVector, out: FloatVector) -> None:
         kernels = kernels_for(out.size)
         for piece, halves in zip(pieces(out), pieces(data.view("<u2")), strict=True):
-            _refuse_infinite(halves)
+            refuse_infinite(self.name, halves, _LARGEST)
             kernels.from_float16(halves, piece)
 
     def _look_over(self, data: ByteVector, room: FloatVector) -> None:
-        _refuse_infinite(data.view("<u2"))
-
-
-def _refuse_infinite(halves: Halves) -> None:
-    if largest_magnitude(halves) > _LARGEST:
-        raise CodecError("float16 values that are not finite are refused")
+        refuse_infinite(self.name, data.view("<u2"), _LARGEST)

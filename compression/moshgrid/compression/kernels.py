@@ -14,9 +14,9 @@ import numpy as np
 import numpy.typing as npt
 
 from moshgrid.compression import numpy_kernels
-from moshgrid.compression.codec import ByteVector, FloatVector
+from moshgrid.compression.codec import ByteVector, CodecError, FloatVector
 
-__all__ = ["BLOCK", "Kernels", "kernels_for", "largest_magnitude", "peak_of", "pieces"]
+__all__ = ["BLOCK", "Kernels", "kernels_for", "largest_magnitude", "peak_of", "pieces", "refuse_infinite"]
 
 BLOCK = 128
 """Elements that share a scale in the block codecs."""
@@ -88,6 +88,12 @@ def largest_magnitude(halves: Halves) -> int:
         return 0
     # As signed numbers the largest is a positive value's, as unsigned ones it is a negative value's.
     return max(int(halves.view("<i2").max()), int(halves.max()) - 0x8000)
+
+
+def refuse_infinite(name: str, halves: Halves, largest: int) -> None:
+    """Raises CodecError when a 16-bit float's magnitude is beyond ``largest``, the last finite one's."""
+    if largest_magnitude(halves) > largest:
+        raise CodecError(f"{name} values that are not finite are refused")
 
 
 def pieces(array: npt.NDArray[Scalar]) -> Iterator[npt.NDArray[Scalar]]:
