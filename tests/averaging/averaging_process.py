@@ -14,7 +14,8 @@ from moshgrid.p2p import Node
 
 
 def tell(**fields):
-    print(json.dumps(fields), flush=True)
+    sys.stdout.write(json.dumps(fields) + "\n")  # one write, not print's two: other threads speak too
+    sys.stdout.flush()
 
 
 def main():

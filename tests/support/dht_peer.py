@@ -30,7 +30,9 @@ def main(listen: str, identity: str, *link: str) -> None:
     kept: dict[str, Kept] = {}
 
     def say(**message: Any) -> None:
-        print(json.dumps(message), flush=True)
+        # one write, not print's two: a watch speaks from a thread of its own
+        sys.stdout.write(json.dumps(message) + "\n")
+        sys.stdout.flush()
 
     def listen_to(key: str) -> None:
         for record in dht.watch(key):

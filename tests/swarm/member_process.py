@@ -19,7 +19,9 @@ from moshgrid.swarm.leaving import leave_on_sigterm
 
 
 def tell(**fields):
-    print(json.dumps({"t": time.time(), **fields}), flush=True)
+    # one write, not print's two: other threads speak too
+    sys.stdout.write(json.dumps({"t": time.time(), **fields}) + "\n")
+    sys.stdout.flush()
 
 
 def resident():
