@@ -31,6 +31,8 @@ _SEND_SECONDS = 60.0
 _MAX_QUEUED = 65536
 _HEARD_EVERY = 0.05
 
+_Queued = tuple[bytes, Payload, Callable[[], None] | None]
+
 _log = logging.getLogger("moshgrid.averaging")
 
 
@@ -56,7 +58,7 @@ class Links:
     def __init__(self, host: Host) -> None:
         self._host = host
         self._users: dict[bytes, LinkUser] = {}
-        self._outboxes: dict[PeerId, trio.MemorySendChannel[tuple[bytes, Payload]]] = {}
+        self._outboxes: dict[PeerId, trio.MemorySendChannel[_Queued]] = {}
         self._inbound: dict[PeerId, Stream] = {}
         self._relayed: set[Stream] = set()
         self.memory = PartMemory()
@@ -90,15 +92,23 @@ class Links:
         self._users.pop(run, None)
         self.memory.keep(run, 0)
 
-    def send(self, peer: PeerId, header: bytes, payload: Payload = b"") -> None:
-        """Queues a frame; a link that cannot take it is reported lost."""
+    def send(
+        self,
+        peer: PeerId,
+        header: bytes,
+        payload: Payload = b"",
+        sent: Callable[[], None] | None = None,
+    ) -> None:
+        """Queues a frame; a link that cannot take it is reported lost. ``sent`` is called in the loop when
+        the stream has taken all of it; never, when the link is lost before.
+        """
         outbox = self._outboxes.get(peer)
         if outbox is None:
-            outbox, queue = trio.open_memory_channel[tuple[bytes, Payload]](_MAX_QUEUED)
+            outbox, queue = trio.open_memory_channel[_Queued](_MAX_QUEUED)
             self._outboxes[peer] = outbox
             self._host.nursery.start_soon(self._send_queued, peer, outbox, queue)
         try:
-            outbox.send_nowait((header, payload))
+            outbox.send_nowait((header, payload, sent))
         except trio.WouldBlock:
             self._close_outbox(peer, outbox)
             self._lost(peer, f"more than {_MAX_QUEUED} messages wait to be sent")
@@ -106,8 +116,8 @@ class Links:
     async def _send_queued(
         self,
         peer: PeerId,
-        outbox: trio.MemorySendChannel[tuple[bytes, Payload]],
-        queue: trio.MemoryReceiveChannel[tuple[bytes, Payload]],
+        outbox: trio.MemorySendChannel[_Queued],
+        queue: trio.MemoryReceiveChannel[_Queued],
     ) -> None:
         reason = "the link was closed"
         stream: Stream | None = None
@@ -115,13 +125,16 @@ class Links:
             with trio.fail_after(_OPEN_SECONDS):
                 stream = await self._host.network.open_stream(peer, PROTOCOL)
             circuit = self._host.network.circuit_of(peer)
-            async for header, payload in queue:
+            async for header, payload, sent in queue:
                 began = trio.current_time()
                 with trio.fail_after(_SEND_SECONDS):
                     if payload and circuit is not None:
                         stream, circuit = await self._for_tensors(stream, circuit)
                     await send_frame(stream, header, payload)
                 self._throughput.sent(len(header) + len(payload), began, trio.current_time())
+                if sent is not None:
+                    sent()
+                del payload, sent  # while this waits for the next, nothing of the last is held
         except trio.TooSlowError:
             reason = "took no bytes for too long" if stream else f"no connection within {_OPEN_SECONDS:.0f} s"
         except MoshgridError as error:
@@ -149,7 +162,7 @@ class Links:
         await relayed.close_write()
         return stream, better
 
-    def _close_outbox(self, peer: PeerId, outbox: trio.MemorySendChannel[tuple[bytes, Payload]]) -> None:
+    def _close_outbox(self, peer: PeerId, outbox: trio.MemorySendChannel[_Queued]) -> None:
         outbox.close()
         if self._outboxes.get(peer) is outbox:
             del self._outboxes[peer]

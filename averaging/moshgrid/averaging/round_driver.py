@@ -7,6 +7,7 @@ the driver then goes on in the background until the machine has finished, to ans
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
@@ -204,7 +205,13 @@ class RoundDriver:
         manifest = self.signed.manifest
         self._host.events.emit(event, round=manifest.round, group=self.signed.group_id.hex(), **fields)
 
-    def _send(self, member: int, message: GroupMessage, payload: Payload = b"") -> None:
+    def _send(
+        self,
+        member: int,
+        message: GroupMessage,
+        payload: Payload = b"",
+        sent: Callable[[], None] | None = None,
+    ) -> None:
         header = encode_frame(self.signed.manifest.run, self.signed.group_id, message)
         self.result.bytes_sent += len(payload)
-        self._links.send(self.signed.peers[member], header, payload)
+        self._links.send(self.signed.peers[member], header, payload, sent)

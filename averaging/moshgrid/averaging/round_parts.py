@@ -5,7 +5,7 @@ Tells the round's machine what happened by events; the work itself runs in worke
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -38,6 +38,10 @@ from moshgrid.compression import CodecError
 
 __all__ = ["RoundParts", "RoundResult"]
 
+_AHEAD = 4
+"""Parts that are encoded for a member before the link has taken them: enough to keep it busy, and few enough
+that they are still in the processor's cache when they are encrypted."""
+
 
 @dataclass
 class RoundResult:
@@ -64,7 +68,8 @@ class RoundResult:
 
 
 class RoundParts:
-    """Own values come from ``arrays`` until ``close``; ``put`` takes events, ``send`` encoded own values."""
+    """Own values come from ``arrays`` until ``close``; ``put`` takes events, ``send`` encoded own values and
+    what to call when they are on their way."""
 
     def __init__(
         self,
@@ -74,7 +79,7 @@ class RoundParts:
         memory: PartMemory,
         offload: Offload,
         put: Callable[[RoundEvent], None],
-        send: Callable[[int, PartData, Payload], None],
+        send: Callable[[int, PartData, Payload, Callable[[], None]], None],
     ) -> None:
         self._signed = signed
         self._me = me
@@ -87,6 +92,8 @@ class RoundParts:
         """By sender and part; empty once the part was averaged here."""
         self._results: dict[tuple[int, bytes], tuple[int, Payload]] = {}
         self._versions: Counter[int] = Counter()
+        self._unsent: defaultdict[int, deque[SendPart]] = defaultdict(deque)
+        self._ahead: Counter[int] = Counter()
         self._encoding = PartWork(offload, self._encode, self._encoded)
         self._averaging = PartWork(offload, self._average, self._averaged)
         self._closed = False
@@ -102,10 +109,11 @@ class RoundParts:
         self._closed = True
 
     def end(self) -> None:
-        """The round needs nothing more: forgets what members sent, and takes nothing on."""
+        """The round needs nothing more: forgets values and results, which are large, and takes nothing on."""
         for work in (self._encoding, self._averaging):
             work.close()
         self._inputs.clear()
+        self._results.clear()
 
     # What came --------------------------------------------------------------------------------------
 
@@ -156,8 +164,15 @@ class RoundParts:
         return self._results[part, digest]
 
     def encode(self, wanted: SendPart) -> None:
-        """Has own values encoded and sent."""
-        self._encoding.add(wanted)
+        """Has own values encoded and sent, after what was asked for before it."""
+        self._unsent[wanted.member].append(wanted)
+        self._encode_ahead(wanted.member)
+
+    def _encode_ahead(self, member: int) -> None:
+        unsent = self._unsent[member]
+        while unsent and self._ahead[member] < _AHEAD:
+            self._ahead[member] += 1
+            self._encoding.add(unsent.popleft())
 
     def _encode(self, wanted: SendPart) -> tuple[Payload, int]:
         return encode_part(self._signed, self._arrays, wanted.part, self._memory)
@@ -167,7 +182,12 @@ class RoundParts:
             return  # the values may have changed while they were read
         data, saturated = encoded
         self.result.saturated += saturated
-        self._send(wanted.member, PartData(wanted.part), data)
+        self._send(wanted.member, PartData(wanted.part), data, lambda: self._sent(wanted.member))
+
+    def _sent(self, member: int) -> None:
+        self._ahead[member] -= 1
+        if not self._closed:
+            self._encode_ahead(member)
 
     def reduce(self, wanted: Reduce) -> None:
         """Has a part averaged."""

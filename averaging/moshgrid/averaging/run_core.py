@@ -215,6 +215,7 @@ class RunCore:
                 await self._offload(values.changed)
             driver.emit("applied", digest=report.digest, completeness=report.completeness)
             await self._seal(signed, result, driver.lost.keys(), plain)
+            result.results.clear()  # whose memory the next round wants, before anybody collects the garbage
         matching, reducing = matched - began, self._host.clock.now() - matched
         return replace(report, seconds_matching=matching, seconds_reducing=reducing)
 
