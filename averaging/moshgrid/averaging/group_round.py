@@ -99,6 +99,7 @@ class GroupRound:
         self._quorum_due = self._start_due + _LATE_START
         self._end_due = now + end_within
         self._alive_due = now + _ALIVE_EVERY
+        self._deadline: float | None = self._end_due
         self.over = False
         """True after Commit or Abort."""
         self.finished = False
@@ -111,6 +112,9 @@ class GroupRound:
     @property
     def deadline(self) -> float | None:
         """When to hand in ``DeadlinePassed``."""
+        return self._deadline
+
+    def _next_deadline(self) -> float | None:
         if self.finished:
             return None
         if self.over:
@@ -128,7 +132,7 @@ class GroupRound:
         """Takes one event and returns what is to be done, in order."""
         if self.finished:
             return []
-        late = now - (self.deadline or now)
+        late = now - (self._deadline or now)
         if late > min(_STOOD_STILL, self._suspicion.most_patient) and not self.over:
             return self._go_on(self._abort(f"this peer stood still for {late:.1f} s", now), now)
         if late > 0:
@@ -280,6 +284,7 @@ class GroupRound:
             if now >= self._end_due or others <= self._sealed | self._gone.keys():
                 self.finished = True
                 effects.append(Finish())
+        self._deadline = self._next_deadline()
         return effects
 
     def _abort(self, reason: str, now: float) -> list[RoundEffect]:

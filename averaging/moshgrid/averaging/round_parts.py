@@ -172,7 +172,11 @@ class RoundParts:
         unsent = self._unsent[member]
         while unsent and self._ahead[member] < _AHEAD:
             self._ahead[member] += 1
-            self._encoding.add(unsent.popleft())
+            wanted = unsent.popleft()
+            if self._signed.parts[wanted.part].codec.properties.elementwise:
+                self._encoded(wanted, self._encode(wanted))  # takes less than the way to a thread and back
+            else:
+                self._encoding.add(wanted)
 
     def _encode(self, wanted: SendPart) -> tuple[Payload, int]:
         return encode_part(self._signed, self._arrays, wanted.part, self._memory)
