@@ -78,3 +78,22 @@ def test_both_kernels_decode_any_bytes_alike(name, seed, count):
             except ValueError as error:
                 found.append(str(error))
     assert found[0] == found[1]
+
+
+@pytest.mark.parametrize("name", NAMES)
+@settings(max_examples=30, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1), count=st.sampled_from([1, 127, 129, 1025]), sound=st.booleans())
+def test_looking_over_bytes_refuses_what_decoding_refuses(name, seed, count, sound):
+    codec = get_codec(name)
+    rng = np.random.default_rng(seed)
+    data = rng.integers(0, 256, codec.encoded_bytes(count, F32), dtype=np.uint8)
+    if sound:
+        data[:] = np.frombuffer(codec.encode(rng.standard_normal(count).astype(np.float32)).data, np.uint8)
+        data[rng.integers(data.size)] ^= 1 << rng.integers(8)
+    found = []
+    for look in (codec.check, codec.decode_into):
+        try:
+            found.append(look(data.tobytes(), np.empty(count, np.float32)))
+        except ValueError as error:
+            found.append(str(error))
+    assert found[0] == found[1]

@@ -99,7 +99,8 @@ class GroupRound:
         self._quorum_due = self._start_due + _LATE_START
         self._end_due = now + end_within
         self._alive_due = now + _ALIVE_EVERY
-        self._deadline: float | None = self._end_due
+        self.deadline: float | None = self._end_due
+        """When to hand in ``DeadlinePassed``."""
         self.over = False
         """True after Commit or Abort."""
         self.finished = False
@@ -109,17 +110,12 @@ class GroupRound:
         """Members lost or suspected, with the reason."""
         return {**self._suspected, **self._gone}
 
-    @property
-    def deadline(self) -> float | None:
-        """When to hand in ``DeadlinePassed``."""
-        return self._deadline
-
     def _next_deadline(self) -> float | None:
         if self.finished:
             return None
         if self.over:
             return self._end_due
-        due = [self._end_due, self._alive_due, self._start_due, self._seal.deadline, self._suspicion.deadline]
+        due = (self._end_due, self._alive_due, self._start_due, self._seal.deadline, self._suspicion.deadline)
         return min(at for at in due if at is not None)
 
     def start(self, signature: bytes, now: float) -> list[RoundEffect]:
@@ -132,7 +128,7 @@ class GroupRound:
         """Takes one event and returns what is to be done, in order."""
         if self.finished:
             return []
-        late = now - (self._deadline or now)
+        late = now - (self.deadline or now)
         if late > min(_STOOD_STILL, self._suspicion.most_patient) and not self.over:
             return self._go_on(self._abort(f"this peer stood still for {late:.1f} s", now), now)
         if late > 0:
@@ -152,7 +148,9 @@ class GroupRound:
                 effects += self._result_arrived(member, part, digest)
                 self._seal.result_arrived(now)
             case Reduced(part, digest, refused):
-                effects += self._reduced(part, digest, refused)
+                effects += self._exchange.reduced(part, digest, refused)
+                if digest:
+                    self._attestation.made(part, digest)
             # Clients need not hear each other: what is decided they learn from their reducers.
             case MemberLost(member, reason, refused) if refused or self._exchange.may_move_data(member):
                 effects += self._refuse(member, reason) if refused else []
@@ -212,12 +210,6 @@ class GroupRound:
             return []
         self._attestation.got(member, part, digest)
         return self._exchange.result_arrived(member, part, digest)
-
-    def _reduced(self, part: int, digest: bytes, refused: tuple[int, ...]) -> list[RoundEffect]:
-        effects = self._exchange.reduced(part, digest, refused)
-        if digest:
-            self._attestation.made(part, digest)
-        return effects
 
     def _refuse(self, member: int, reason: str) -> list[RoundEffect]:
         """What a member sent is not used; the others are told why it is missing."""
@@ -284,7 +276,7 @@ class GroupRound:
             if now >= self._end_due or others <= self._sealed | self._gone.keys():
                 self.finished = True
                 effects.append(Finish())
-        self._deadline = self._next_deadline()
+        self.deadline = self._next_deadline()
         return effects
 
     def _abort(self, reason: str, now: float) -> list[RoundEffect]:
@@ -298,8 +290,8 @@ class GroupRound:
         self._suspicion.close()
 
     def _attest(self) -> list[RoundEffect]:
-        due = self._attestation.due(flush=self._exchange.complete)
-        return [Send(member, signed) for signed in due for member in self._others()]
+        attested = self._attestation.due(flush=self._exchange.complete)
+        return [Send(member, signed) for signed in attested for member in self._others()]
 
     def _others(self) -> list[int]:
         return [m for m in range(self._n) if m != self._me and m not in self._gone and m in self._ready]

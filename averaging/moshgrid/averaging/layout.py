@@ -27,6 +27,8 @@ __all__ = [
 ]
 
 MAX_PART_BYTES = 512 * 1024
+_WHOLE_PART = 128 * 1024
+"""Elements of a part whose codec is decoded as a whole: all members' values then stay in a core's cache."""
 _MAX_STRETCHES = 16
 _MAX_TEXT = 512
 _ALIGNMENT = 128
@@ -104,8 +106,9 @@ def cut(text: str, elements: int, part_elements: int, dtype: np.dtype[Any], most
 
 def largest_part(text: str, elements: int, dtype: np.dtype[Any], sharers: int) -> int:
     """How many elements a part should have: at most 512 KiB encoded, and a part for each of ``sharers``."""
-    largest = MAX_PART_BYTES
     codecs = [one.codec for one in stretches(text, elements)]
+    in_pieces = all(codec.properties.elementwise for codec in codecs)
+    largest = MAX_PART_BYTES if in_pieces else _WHOLE_PART
     while any(codec.encoded_bytes(largest, dtype) > MAX_PART_BYTES for codec in codecs):
         largest //= 2
     share = -(-elements // sharers)

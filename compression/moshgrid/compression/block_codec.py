@@ -14,7 +14,7 @@ from moshgrid.compression.codec import (
     FloatVector,
     saturate,
 )
-from moshgrid.compression.kernels import Halves, Kernels, kernels_for
+from moshgrid.compression.kernels import Halves
 
 __all__ = ["BlockCodec"]
 
@@ -42,40 +42,37 @@ class BlockCodec(Float32Codec):
         return -(-count * self._bits // 8)
 
     def _write(self, values: FloatVector, data: ByteVector) -> int:
-        kernels, whole = kernels_for(values.size), values.size // BLOCK
+        whole = values.size // BLOCK
         scales, codes = self._fields(data, values.size)
         saturated = 0
         for first in range(0, whole, _CHUNK):
             last = min(first + _CHUNK, whole)
             blocks = values[first * BLOCK : last * BLOCK].reshape(-1, BLOCK)
             target = codes[self._code_bytes(first * BLOCK) : self._code_bytes(last * BLOCK)]
-            saturated += self._write_blocks(
-                kernels, blocks, scales[first:last], target.reshape(last - first, -1)
-            )
+            saturated += self._write_blocks(blocks, scales[first:last], target.reshape(last - first, -1))
         rest = values[whole * BLOCK :]
         if rest.size:
             block, target = np.zeros((1, BLOCK), np.float32), np.empty((1, self._code_bytes(BLOCK)), np.uint8)
             block[0, : rest.size] = rest
-            saturated += self._write_blocks(numpy_kernels, block, scales[whole:], target)
+            saturated += self._write_blocks(block, scales[whole:], target)
             codes[self._code_bytes(whole * BLOCK) :] = target[0, : self._code_bytes(rest.size)]
         return saturated
 
-    def _write_blocks(self, kernels: Kernels, blocks: FloatVector, scales: Halves, target: ByteVector) -> int:
+    def _write_blocks(self, blocks: FloatVector, scales: Halves, target: ByteVector) -> int:
         peaks = np.empty(len(blocks), np.float32)
-        kernels.block_peaks(blocks, peaks)
+        numpy_kernels.block_peaks(blocks, peaks)
         blocks, saturated = saturate(blocks, float(peaks.max()), MAX_VALUE)
         if saturated:
             np.minimum(peaks, np.float32(MAX_VALUE), out=peaks)
-        self._encode(kernels, blocks, choose_scales(peaks, self._levels, scales), target)
+        self._encode(blocks, choose_scales(peaks, self._levels, scales), target)
         return saturated
 
     def _read(self, data: ByteVector, out: FloatVector) -> None:
-        kernels, whole = kernels_for(out.size), out.size // BLOCK
+        whole = out.size // BLOCK
         scales, codes = self._fields(data, out.size)
         steps = steps_of(scales, self._levels)
         body = self._code_bytes(whole * BLOCK)
         self._decode(
-            kernels,
             codes[:body].reshape(whole, -1 if whole else self._code_bytes(BLOCK)),
             steps[:whole],
             out[: whole * BLOCK].reshape(-1, BLOCK),
@@ -84,18 +81,21 @@ class BlockCodec(Float32Codec):
         if rest.size:
             source, block = np.zeros((1, self._code_bytes(BLOCK)), np.uint8), np.empty((1, BLOCK), np.float32)
             source[0, : codes.size - body] = codes[body:]
-            self._decode(numpy_kernels, source, steps[whole:], block)
+            self._decode(source, steps[whole:], block)
             rest[...] = block[0, : rest.size]
+
+    def _look_over(self, data: ByteVector, room: FloatVector) -> None:
+        steps_of(self._fields(data, room.size)[0], self._levels)
 
     def _fields(self, data: ByteVector, count: int) -> tuple[Halves, ByteVector]:
         """The scales and the codes."""
         blocks = count_blocks(count)
         return data[: 2 * blocks].view("<u2"), data[2 * blocks :]
 
-    def _encode(self, kernels: Kernels, blocks: FloatVector, factors: FloatVector, codes: ByteVector) -> None:
+    def _encode(self, blocks: FloatVector, factors: FloatVector, codes: ByteVector) -> None:
         """Fills ``codes``, a row for each block."""
         raise NotImplementedError
 
-    def _decode(self, kernels: Kernels, codes: ByteVector, steps: FloatVector, blocks: FloatVector) -> None:
+    def _decode(self, codes: ByteVector, steps: FloatVector, blocks: FloatVector) -> None:
         """Fills ``blocks`` from a row of codes each."""
         raise NotImplementedError

@@ -58,10 +58,17 @@ class CodebookCodec(Float32Codec):
     def _read(self, data: ByteVector, out: FloatVector) -> None:
         if not out.size:
             return
+        np.take(self._book(data), data[_BOOK_BYTES:], out=out, mode="clip")
+
+    def _look_over(self, data: ByteVector, room: FloatVector) -> None:
+        if room.size:
+            self._book(data)
+
+    def _book(self, data: ByteVector) -> FloatVector:
         book = data[:_BOOK_BYTES].view("<f4")
         if not peak_of(book) <= MAX_VALUE:
             raise CodecError(f"a {self.name} codebook holds values beyond ±{MAX_VALUE:.0f} or not finite")
-        np.take(book, data[_BOOK_BYTES:], out=out, mode="clip")
+        return book
 
     def _choose(self, values: FloatVector, codes: ByteVector) -> None:
         """Fills ``codes`` with the bucket of every value."""

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from moshgrid.compression import numpy_kernels
 from moshgrid.compression.block_codec import BlockCodec
 from moshgrid.compression.codec import ByteVector, CodecError, FloatVector
-from moshgrid.compression.kernels import Kernels
 
 __all__ = ["Int4"]
 
@@ -24,13 +24,17 @@ class Int4(BlockCodec):
             data[-1] &= 15
         return saturated
 
-    def _read(self, data: ByteVector, out: FloatVector) -> None:
-        if out.size % 2 and data[-1] >> 4:
+    def _look_over(self, data: ByteVector, room: FloatVector) -> None:
+        if room.size % 2 and data[-1] >> 4:
             raise CodecError("the half byte after the last int4 value is not 0")
+        super()._look_over(data, room)
+
+    def _read(self, data: ByteVector, out: FloatVector) -> None:
+        self._look_over(data, out)
         super()._read(data, out)
 
-    def _encode(self, kernels: Kernels, blocks: FloatVector, factors: FloatVector, codes: ByteVector) -> None:
-        kernels.to_nibbles(blocks, factors, codes)
+    def _encode(self, blocks: FloatVector, factors: FloatVector, codes: ByteVector) -> None:
+        numpy_kernels.to_nibbles(blocks, factors, codes)
 
-    def _decode(self, kernels: Kernels, codes: ByteVector, steps: FloatVector, blocks: FloatVector) -> None:
-        kernels.from_nibbles(codes, steps, blocks)
+    def _decode(self, codes: ByteVector, steps: FloatVector, blocks: FloatVector) -> None:
+        numpy_kernels.from_nibbles(codes, steps, blocks)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from moshgrid.compression import numpy_kernels
 from moshgrid.compression.block_codec import BlockCodec
 from moshgrid.compression.codec import ByteVector, FloatVector
-from moshgrid.compression.kernels import Kernels
 
 __all__ = ["Int8"]
 
@@ -17,8 +17,8 @@ class Int8(BlockCodec):
     def __init__(self) -> None:
         super().__init__("int8", bits=8, levels=127)
 
-    def _encode(self, kernels: Kernels, blocks: FloatVector, factors: FloatVector, codes: ByteVector) -> None:
-        kernels.to_bytes(blocks, factors, codes.view(np.int8))
+    def _encode(self, blocks: FloatVector, factors: FloatVector, codes: ByteVector) -> None:
+        numpy_kernels.to_bytes(blocks, factors, codes.view(np.int8))
 
-    def _decode(self, kernels: Kernels, codes: ByteVector, steps: FloatVector, blocks: FloatVector) -> None:
-        kernels.from_bytes(codes.view(np.int8), steps, blocks)
+    def _decode(self, codes: ByteVector, steps: FloatVector, blocks: FloatVector) -> None:
+        numpy_kernels.from_bytes(codes.view(np.int8), steps, blocks)

@@ -1,7 +1,8 @@
-"""Kernels: the arithmetic of the fast codecs, by torch when torch is loaded already, else by numpy.
+"""Kernels: conversions to 16-bit floats, by torch when torch is loaded already, else by numpy.
 
-Both give the same bits: they use single float32 operations of IEEE 754 and nothing that sums.
-Importing torch takes seconds and 150 MB, so it is never loaded from here.
+Both give the same bits: they round once, as IEEE 754 says. Importing torch takes seconds and 150 MB, so it is
+never loaded from here. What is multiplied and rounded to integers is numpy's alone: there torch wins nothing
+on one core, and its calls from a worker thread hold up the network's.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from moshgrid.compression import numpy_kernels
-from moshgrid.compression.codec import ByteVector, CodecError, FloatVector
+from moshgrid.compression.codec import CodecError, FloatVector
 
 __all__ = ["BLOCK", "Kernels", "kernels_for", "largest_magnitude", "peak_of", "pieces", "refuse_infinite"]
 
@@ -29,7 +30,7 @@ Halves = npt.NDArray[np.uint16]
 
 
 class Kernels(Protocol):
-    """``blocks`` are (n, 128) float32 arrays; arrays to read may be read-only, arrays to fill are not."""
+    """Conversions of float32 vectors; arrays to read may be read-only, arrays to fill are not."""
 
     def to_float16(self, values: FloatVector, out: Halves) -> None:
         """Rounds to nearest even, to infinity where that is beyond the range."""
@@ -45,26 +46,6 @@ class Kernels(Protocol):
 
     def from_bfloat16(self, halves: Halves, out: FloatVector) -> None:
         """Exact."""
-        ...
-
-    def block_peaks(self, blocks: FloatVector, out: FloatVector) -> None:
-        """The largest absolute value of each block; NaN for a block with a NaN."""
-        ...
-
-    def to_bytes(self, blocks: FloatVector, inverse: FloatVector, out: npt.NDArray[np.int8]) -> None:
-        """round(block × inverse), which lies in −127 … 127."""
-        ...
-
-    def from_bytes(self, codes: npt.NDArray[np.int8], steps: FloatVector, out: FloatVector) -> None:
-        """code × step of its block."""
-        ...
-
-    def to_nibbles(self, blocks: FloatVector, inverse: FloatVector, out: ByteVector) -> None:
-        """round(block × inverse) + 8, in 1 … 15, two to a byte, the first in the low half; (n, 64)."""
-        ...
-
-    def from_nibbles(self, pairs: ByteVector, steps: FloatVector, out: FloatVector) -> None:
-        """(nibble − 8) × step of its block."""
         ...
 
 

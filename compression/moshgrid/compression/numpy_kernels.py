@@ -1,4 +1,7 @@
-"""The kernels in numpy, tile by tile so that intermediate values stay in the processor's cache."""
+"""The kernels in numpy, tile by tile so that intermediate values stay in the processor's cache.
+
+``blocks`` are (n, 128) float32 arrays; arrays to read may be read-only, arrays to fill are not.
+"""
 
 from __future__ import annotations
 
@@ -20,9 +23,9 @@ __all__ = [
     "to_nibbles",
 ]
 
-_ROWS = 128
+_ROWS = 512
 _BLOCK = 128
-_TILE = _ROWS * _BLOCK
+_TILE = 16384
 
 Array = npt.NDArray[Any]
 
@@ -38,15 +41,18 @@ _scratch = _Scratch()
 
 
 def to_float16(values: Array, out: Array) -> None:
+    """Rounds to nearest even, to infinity where that is beyond the range."""
     with np.errstate(over="ignore", invalid="ignore"):  # found out afterwards
         out.view(np.float16)[...] = values
 
 
 def from_float16(halves: Array, out: Array) -> None:
+    """Exact."""
     out[...] = halves.view(np.float16)
 
 
 def to_bfloat16(values: Array, out: Array) -> None:
+    """Rounds to nearest even, to infinity where that is beyond the range."""
     for at in range(0, len(values), _TILE):
         bits = values[at : at + _TILE].view(np.uint32)
         odd = bits >> 16
@@ -58,26 +64,33 @@ def to_bfloat16(values: Array, out: Array) -> None:
 
 
 def from_bfloat16(halves: Array, out: Array) -> None:
+    """Exact."""
     np.left_shift(halves, 16, out=out.view(np.uint32), dtype=np.uint32)
 
 
 def block_peaks(blocks: Array, out: Array) -> None:
+    """The largest absolute value of each block; NaN for a block with a NaN."""
     for at in range(0, len(blocks), _ROWS):
         tile = blocks[at : at + _ROWS]
         np.abs(tile, out=_scratch.floats[: len(tile)]).max(axis=1, out=out[at : at + _ROWS])
 
 
 def to_bytes(blocks: Array, inverse: Array, out: Array) -> None:
+    """round(block × inverse), which lies in −127 … 127."""
     for at in range(0, len(blocks), _ROWS):
         out[at : at + _ROWS] = _rounded(blocks[at : at + _ROWS], inverse[at : at + _ROWS])
 
 
 def from_bytes(codes: Array, steps: Array, out: Array) -> None:
+    """code × step of its block."""
     for at in range(0, len(codes), _ROWS):
-        np.multiply(codes[at : at + _ROWS], steps[at : at + _ROWS, None], out=out[at : at + _ROWS])
+        values = out[at : at + _ROWS]
+        values[...] = codes[at : at + _ROWS]
+        values *= steps[at : at + _ROWS, None]
 
 
 def to_nibbles(blocks: Array, inverse: Array, out: Array) -> None:
+    """round(block × inverse) + 8, in 1 … 15, two to a byte, the first in the low half; (n, 64)."""
     for at in range(0, len(blocks), _ROWS):
         rounded = _rounded(blocks[at : at + _ROWS], inverse[at : at + _ROWS])
         rounded += 8
@@ -90,6 +103,7 @@ def to_nibbles(blocks: Array, inverse: Array, out: Array) -> None:
 
 
 def from_nibbles(pairs: Array, steps: Array, out: Array) -> None:
+    """(nibble − 8) × step of its block."""
     for at in range(0, len(pairs), _ROWS):
         tile = pairs[at : at + _ROWS]
         nibbles = _scratch.bytes[: len(tile)]
