@@ -228,6 +228,8 @@ class _Answering(Generic[Query, Answer]):
     async def _next_frame(self, reader: FrameReader) -> bytes | None:
         if not await reader.begins():
             return None
+        if (frame := reader.take_whole()) is not None:
+            return frame
         with trio.move_on_after(self._service.read_seconds):
             return await reader.read()
         raise RemoteProtocolError(
@@ -243,11 +245,11 @@ class _Answering(Generic[Query, Answer]):
             await self._send(REFUSED, call_id, limit.encode())
             return
         self._budget.running += 1
-        scope = self._running[call_id] = trio.CancelScope()
+        deadline = trio.current_time() + self._service.deadline
+        scope = self._running[call_id] = trio.CancelScope(deadline=deadline)
         nursery.start_soon(self._answer, scope, call_id, body)
 
     async def _answer(self, scope: trio.CancelScope, call_id: int, body: bytes) -> None:
-        scope.deadline = min(scope.deadline, trio.current_time() + self._service.deadline)
         kind, reply = REFUSED, b"the request took too long"
         try:
             with scope:
