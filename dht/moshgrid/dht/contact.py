@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from moshgrid.dht.diversity import Place
 from moshgrid.p2p.identity import PeerId
 
-__all__ = ["Contact"]
+__all__ = ["Contact", "Contacts"]
 
 
 @dataclass(slots=True)
@@ -21,3 +21,7 @@ class Contact:
     failures: int = 0
     """Since it answered last; while there are any it is a suspect."""
     failed_at: float = 0.0
+
+
+Contacts = dict[PeerId, Contact]
+"""By who they are."""

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-
-from moshgrid.p2p.identity import PeerId
+from collections.abc import Iterable
 
 __all__ = ["nearest_first", "sort_by_distance"]
 
@@ -21,6 +19,6 @@ def nearest_first(gap: int, buckets: Iterable[int]) -> list[int]:
     return nearer + [at for at in ascending if not gap >> (at - 1) & 1]
 
 
-def sort_by_distance(peers: Mapping[int, PeerId], point: int) -> list[PeerId]:
-    """``peers``, which are given by their points, the nearest to ``point`` first."""
-    return [peers[at] for at in sorted(peers, key=point.__xor__)]
+def sort_by_distance(points: Iterable[int], point: int) -> list[int]:
+    """``points``, the nearest to ``point`` first."""
+    return sorted(points, key=point.__xor__)

@@ -233,8 +233,9 @@ class Responder:
     def _missing(self, point: int, known: bytes, sender: PeerId) -> list[PeerId]:
         """Peers as near to ``point`` as those of which the sender named the prefixes, without those."""
         named = set(struct.unpack(f">{len(known) // 4}I", known[: len(known) // 4 * 4]))
-        nearest = (*self._table.closest(point, self._table.k), *self._introduced)
-        others = [(at, peer) for peer in nearest if (at := point_of_peer(peer) >> (BITS - 32)) not in named]
+        nearest = [*self._table.closest_by_point(point, self._table.k).items()]
+        nearest += [(point_of_peer(peer), peer) for peer in self._introduced]
+        others = [(at >> (BITS - 32), peer) for at, peer in nearest if at >> (BITS - 32) not in named]
         if not others:
             return []
         near = point >> (BITS - 32)

@@ -15,7 +15,7 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from moshgrid.dht.contact import Contact
+from moshgrid.dht.contact import Contact, Contacts
 from moshgrid.dht.diversity import TABLE_PER_BLOCK, Crowd, Placing, crowded
 from moshgrid.dht.keys import BITS, point_of_peer
 from moshgrid.dht.nearness import nearest_first, sort_by_distance
@@ -53,8 +53,8 @@ class RoutingTable:
         self._even: set[int] = set()
         """Full buckets that are known to be within the caps since the last change."""
         self._size = 0
-        self._buckets: defaultdict[int, dict[PeerId, Contact]] = defaultdict(dict)
-        self._waiting: defaultdict[int, dict[PeerId, Contact]] = defaultdict(dict)
+        self._buckets: defaultdict[int, Contacts] = defaultdict(dict)
+        self._waiting: defaultdict[int, Contacts] = defaultdict(dict)
         self._live_at: dict[int, dict[int, PeerId]] = {}
         """By bucket the live peers by their points; a bucket that changes drops out."""
 
@@ -124,11 +124,11 @@ class RoutingTable:
         of_block = [c for c in contacts if c.place is not None and c.place[0] == block]
         return max(of_block, key=lambda c: c.point ^ self.own_point).peer
 
-    def _enter(self, bucket: dict[PeerId, Contact], contact: Contact) -> None:
+    def _enter(self, bucket: Contacts, contact: Contact) -> None:
         bucket[contact.peer] = contact
         self._count(contact, 1)
 
-    def _leave(self, bucket: dict[PeerId, Contact], peer: PeerId) -> None:
+    def _leave(self, bucket: Contacts, peer: PeerId) -> None:
         if (contact := bucket.pop(peer, None)) is not None:
             self._count(contact, -1)
 
@@ -212,22 +212,27 @@ class RoutingTable:
 
     def closest(self, point: int, count: int) -> list[PeerId]:
         """The live peers nearest to ``point``, nearest first."""
+        return list(self.closest_by_point(point, count).values())
+
+    def closest_by_point(self, point: int, count: int) -> dict[int, PeerId]:
+        """As ``closest``, by their own points."""
         return self._nearest(point, count, {})
 
     def candidates(self, point: int, count: int) -> list[PeerId]:
         """As ``closest``, with the peers that answered and wait for a place in a full bucket."""
-        return self._nearest(point, count, self._waiting)
+        return list(self._nearest(point, count, self._waiting).values())
 
-    def _nearest(self, point: int, count: int, waiting: Mapping[int, dict[PeerId, Contact]]) -> list[PeerId]:
+    def _nearest(self, point: int, count: int, waiting: Mapping[int, Contacts]) -> dict[int, PeerId]:
         filled = [at for at, bucket in self._buckets.items() if bucket or waiting.get(at)]
-        found: list[PeerId] = []
-        for at in nearest_first(self.own_point ^ point, filled):
-            here = self._live(at)
-            if more := waiting.get(at):
+        found: dict[int, PeerId] = {}
+        for index in nearest_first(self.own_point ^ point, filled):
+            here = self._live(index)
+            if more := waiting.get(index):
                 here = here | {contact.point: contact.peer for contact in more.values()}
-            found += sort_by_distance(here, point)
-            if len(found) >= count:
-                return found[:count]
+            for at in sort_by_distance(here, point):
+                if len(found) == count:
+                    return found
+                found[at] = here[at]
         return found
 
     def sees_all_near(self, point: int) -> bool:
@@ -283,11 +288,11 @@ class RoutingTable:
             live = self._live_at[at] = {known.point: known.peer for known in bucket if not known.failures}
         return live
 
-    def _places(self, peer: PeerId) -> tuple[dict[PeerId, Contact], dict[PeerId, Contact]]:
+    def _places(self, peer: PeerId) -> tuple[Contacts, Contacts]:
         index = (point_of_peer(peer) ^ self.own_point).bit_length()
         return self._buckets[index], self._waiting[index]
 
-    def _replace_suspect(self, bucket: dict[PeerId, Contact]) -> bool:
+    def _replace_suspect(self, bucket: Contacts) -> bool:
         for known in bucket.values():
             if known.failures:
                 self._leave(bucket, known.peer)
