@@ -285,8 +285,14 @@ class _Answering(Generic[Query, Answer]):
         self._complaints.say(logging.ERROR, kind, trio.current_time(), text, protocol, peer, error=error)
 
     async def _send(self, kind: int, call_id: int, body: bytes) -> None:
-        async with self._sending:
+        try:
+            self._sending.acquire_nowait()  # taking turns with other tasks first would cost as much as sending
+        except trio.WouldBlock:
+            await self._sending.acquire()
+        try:
             with trio.CancelScope(shield=True, deadline=trio.current_time() + SEND_SECONDS) as scope:
                 await send_frame(self._stream, bytes([kind]) + call_id.to_bytes(4, "big"), body)
-            if scope.cancelled_caught:
-                await self._stream.reset()
+        finally:
+            self._sending.release()
+        if scope.cancelled_caught:
+            await self._stream.reset()
