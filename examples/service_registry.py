@@ -1,7 +1,6 @@
 """Just the DHT, for other tools: who offers which service right now. No numpy, no torch.
 
-python examples/service_registry.py         # three machines in this process, as a try-out
-python examples/service_registry.py LINK    # announce this machine in the network behind LINK
+python examples/service_registry.py [LINK]    # without LINK: three machines in this process, as a try-out
 """
 
 import sys
