@@ -1,13 +1,14 @@
 """Just the DHT, for other tools: who offers which service right now. No numpy, no torch.
 
-python examples/service_registry.py         # three machines in this process, as a try-out
-python examples/service_registry.py LINK    # announce this machine in the network behind LINK
+python examples/service_registry.py [LINK]    # without LINK: three machines in this process, as a try-out
 """
 
 import sys
 
 from moshgrid.dht import DHT
 from moshgrid.p2p import Node
+
+LISTEN = ["/ip4/127.0.0.1/tcp/0"]
 
 
 def announce(dht: DHT, vram: int) -> None:
@@ -22,24 +23,17 @@ def look(dht: DHT) -> None:
         print(f"{record.author} offers {record.value}, expires in {record.expires_in:.0f} s")
 
 
-def try_out() -> None:
-    """Three machines; they know the first one's address and nothing else."""
-    listen = ["/ip4/127.0.0.1/tcp/0"]
-    with (
-        Node(listen=listen, network="my-tool") as first,
-        DHT(first) as dht,
-        DHT.join(first.link, listen=listen) as second,
-        DHT.join(first.link, listen=listen) as third,
-    ):
+if len(sys.argv) > 1:
+    with DHT.join(sys.argv[1]) as dht:
         announce(dht, vram=24)
+        look(dht)
+else:  # three machines; the others know the first one's address and nothing else
+    with (
+        Node(listen=LISTEN, network="my-tool") as node,
+        DHT(node) as first,
+        DHT.join(node.link, listen=LISTEN) as second,
+        DHT.join(node.link, listen=LISTEN) as third,
+    ):
+        announce(first, vram=24)
         announce(second, vram=80)
         look(third)
-
-
-if __name__ == "__main__":
-    if len(sys.argv) > 1:
-        with DHT.join(sys.argv[1]) as dht:
-            announce(dht, vram=24)
-            look(dht)
-    else:
-        try_out()

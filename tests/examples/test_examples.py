@@ -50,6 +50,10 @@ def test_a_transformer_is_trained_by_two_processes() -> None:
     assert result["fewer_bytes_than_float32"] > 8
 
 
+def test_the_service_registry_is_short() -> None:
+    assert len((EXAMPLES / "service_registry.py").read_text().splitlines()) < 40
+
+
 def test_the_service_registry_joins_through_a_link() -> None:
     with Node(listen=["/ip4/127.0.0.1/tcp/0"], network="my-tool") as node, DHT(node) as dht:
         dht.put("services/gpu", {"vram": 80}, ttl=600)

@@ -80,3 +80,17 @@ def test_what_is_sent_is_read(size):
         return stream.sent
 
     assert read_all(trio.run(main), limit=400_000) == [b"head" + bytes(size)]
+
+
+def test_a_short_frame_that_is_here_needs_no_waiting():
+    async def main():
+        reader = FrameReader(Pieces(WIRE[:6], WIRE[6:], frame_header(1001) + bytes(1001)), 1000)
+        assert reader.take_whole() is None and await reader.begins()
+        assert reader.take_whole() == b"" and reader.take_whole() is None, "the second is half here"
+        assert await reader.read() == b"a"
+        assert [reader.take_whole(), reader.take_whole()] == FRAMES[2:]
+        assert await reader.begins() and reader.take_whole() is None, "it is over the limit"
+        with pytest.raises(RemoteProtocolError):
+            await reader.read()
+
+    trio.run(main)

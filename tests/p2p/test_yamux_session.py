@@ -319,6 +319,27 @@ def test_a_peer_in_doubt_has_to_answer_soon():
         assert pulse.deadline == (3.0 + SILENCE_SECONDS if answers else 2.0 + DOUBT_SECONDS)
 
 
+def test_who_is_heard_anyway_is_pinged_every_third_time() -> None:
+    pulse, now = Pulse(0.0), 0.0
+    for value in range(1, 6):  # the first ones follow each other closely
+        now = pulse.deadline
+        assert pulse.due_ping(now) == value
+        pulse.pong(value, now)
+    pings = []
+    for _ in range(9):
+        pulse.heard(pulse.deadline - 1.0)
+        now = pulse.deadline
+        if (value := pulse.due_ping(now)) is not None:
+            pings.append(value)
+            pulse.pong(value, now)
+    assert pings == [6, 7, 8]
+    pulse.heard(now + 1.0)
+    now = pulse.deadline
+    assert pulse.due_ping(now) is None and pulse.deadline < now + PING_SECONDS
+    assert pulse.due_ping(pulse.deadline) == 9, "nobody was heard for so long"
+    assert not pulse.is_lost(pulse.deadline - 0.1) and pulse.is_lost(pulse.deadline)
+
+
 @pytest.mark.parametrize("answers", [False, True])
 def test_a_peer_that_does_not_answer_to_a_new_stream_is_in_doubt(answers):
     session = quiet(initiator=True)

@@ -81,7 +81,7 @@ class Asker:
 
         Raises Unreachable or RemoteProtocolError.
         """
-        lane = self._lanes.setdefault(peer, trio.Semaphore(_AT_ONCE))
+        lane = self._lanes.get(peer) or self._lanes.setdefault(peer, trio.Semaphore(_AT_ONCE))
         try:
             began, is_free = trio.current_time(), lane.value > 0
             async with lane:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 
 import trio
 
@@ -33,6 +34,8 @@ class Job:
         self.searched = False
         """Whether storers were looked for that the first round did not find."""
         self.searching = False
+        self.due = math.inf
+        """When its placement wants to be told how late it is."""
 
     @property
     def is_finished(self) -> bool:
@@ -95,6 +98,8 @@ class Delivery:
             for job in dict.fromkeys(changed):
                 self._search(job, send)
                 job.check()
+                deadline = job.placement.deadline
+                job.due = math.inf if deadline is None else deadline
                 if job.is_finished:
                     unfinished.pop(job, None)
             if not unfinished:
@@ -108,14 +113,9 @@ class Delivery:
         wanted: dict[PeerId, list[Job]],
     ) -> list[Job]:
         """Waits for one outcome or a deadline, and tells the jobs that it concerns."""
-        deadlines = ((job.placement.deadline, job) for job in unfinished)
-        due, first = min(
-            ((at, job) for at, job in deadlines if at is not None),
-            key=lambda each: each[0],
-            default=(math.inf, None),
-        )
+        first = min(unfinished, key=attrgetter("due"))
         outcome: _Outcome | None = None
-        with trio.move_on_at(due):
+        with trio.move_on_at(first.due):
             outcome = await receive.receive()
         now = trio.current_time()
         match outcome:
@@ -131,7 +131,6 @@ class Delivery:
                 job.searching = False
                 _want(wanted, job, job.placement.more(peers))
                 return [job]
-        assert first is not None
         _want(wanted, first, first.placement.passed(now))
         return [first]
 

@@ -76,6 +76,9 @@ class _State(Enum):
     FAILED = 4
 
 
+_HOPELESS = (_State.FAILED, _State.SLOW)
+
+
 class Lookup:
     """One lookup. ``start`` first, then ``handle`` until it returns Done."""
 
@@ -110,7 +113,7 @@ class Lookup:
         self._states: dict[PeerId, _State] = {}
         self._order: list[tuple[int, PeerId]] = []
         self._waiting: dict[PeerId, float] = {}
-        self._hopeful_now: list[PeerId] | None = None
+        self._hopeful_now: tuple[PeerId, ...] | None = None
         """Remembered until something changes: each question names them."""
         self._ends_at: float | None = None
         self._over = False
@@ -121,16 +124,20 @@ class Lookup:
         """How many are looked for."""
         return self._need
 
-    def known(self) -> list[PeerId]:
-        """The nearest ``need`` peers that were heard of, less those that failed or are slow."""
-        return list(self._hopeful())
+    def known(self) -> tuple[PeerId, ...]:
+        """The nearest ``need`` peers that were heard of, less those that failed or are slow; the same object
+        as before when nothing changed."""
+        return self._hopeful()
 
     @property
     def deadline(self) -> float | None:
         """When the next silent peer turns slow, or the lookup ends."""
         if self._over or self._ends_at is None:
             return None
-        return min(self._ends_at, *self._waiting.values()) if self._waiting else self._ends_at
+        first = next(
+            iter(self._waiting.values()), self._ends_at
+        )  # whom it asked first it waits for no longer
+        return min(self._ends_at, first)
 
     def allow(self, slack: float) -> None:
         """More patience, in seconds, before ``start``: this computer is slow itself."""
@@ -174,26 +181,30 @@ class Lookup:
                 continue  # not a peer id: whoever named it wasted one place of its answer
             self._states[peer] = _State.HEARD
             insort(self._order, (distance, peer))
+            self._hopeful_now = None
             self._locate(peer)
 
     def _locate(self, peer: PeerId) -> None:
+        place = self._placing(peer)
+        if place == self._places.get(peer):
+            return
         self._hopeful_now = None
-        if (place := self._placing(peer)) is not None:
+        if place is not None:
             self._places[peer] = place
         else:
-            self._places.pop(peer, None)
+            del self._places[peer]
 
     def _settle(self, peer: PeerId, state: _State) -> None:
+        if self._states[peer] in _HOPELESS or state in _HOPELESS:
+            self._hopeful_now = None
         self._states[peer] = state
         self._waiting.pop(peer, None)
-        self._hopeful_now = None
 
-    def _hopeful(self) -> list[PeerId]:
+    def _hopeful(self) -> tuple[PeerId, ...]:
         """The nearest ``need`` peers that neither failed nor are slow, within the caps."""
         if self._hopeful_now is None:
-            bad = (_State.FAILED, _State.SLOW)
-            hopeful = (peer for _, peer in self._order if self._states[peer] not in bad)
-            self._hopeful_now = list(self._nearest(hopeful))
+            hopeful = (peer for _, peer in self._order if self._states[peer] not in _HOPELESS)
+            self._hopeful_now = tuple(self._nearest(hopeful))
         return self._hopeful_now
 
     def _nearest(self, peers: Iterator[PeerId]) -> Iterable[PeerId]:
@@ -231,8 +242,7 @@ class Lookup:
         if not found or self._second_rounds == 0:
             return []
         reach = self._point(found[-1]) ^ self._target if len(found) == self._need else math.inf
-        bad = (_State.FAILED, _State.SLOW)
-        failed = [peer for at, peer in self._order if at < reach and self._states[peer] in bad]
+        failed = [peer for at, peer in self._order if at < reach and self._states[peer] in _HOPELESS]
         if self._skipped.issuperset(failed):
             return []
         self._second_rounds -= 1

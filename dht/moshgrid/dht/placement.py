@@ -39,14 +39,20 @@ class Placement:
         self.waiting: dict[PeerId, None] = {}
         self.promised: dict[PeerId, None] = {}
         """Everybody who was said to get the record from here."""
+        self._named: Sequence[PeerId] | None = None
+        self._also = b""
         self.closest: tuple[PeerId, ...] | None = None
         """Who is nearest, of those that answered; None until all of those have."""
 
     @property
     def deadline(self) -> float | None:
         """When to call ``passed``."""
-        deadlines = (self._lookup.deadline, self._widen_at)
-        return min((at for at in deadlines if at is not None and not self.is_over), default=None)
+        if self.is_over:
+            return None
+        lookup, widen = self._lookup.deadline, self._widen_at
+        if lookup is None or widen is None:
+            return widen if lookup is None else lookup
+        return min(lookup, widen)
 
     @property
     def is_over(self) -> bool:
@@ -66,9 +72,11 @@ class Placement:
 
     def also(self) -> bytes:
         """What the messages that go out now say about who gets the record."""
-        known = self._lookup.known()
-        self.promised.update(dict.fromkeys(known))
-        return prefixes_of([self._own, *known] if self._mine else known)
+        if (known := self._lookup.known()) is not self._named:
+            self._named = known
+            self.promised.update(dict.fromkeys(known))
+            self._also = prefixes_of([self._own, *known] if self._mine else known)
+        return self._also
 
     def start(self, now: float) -> list[PeerId]:
         """The first storers."""

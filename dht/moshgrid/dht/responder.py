@@ -232,15 +232,15 @@ class Responder:
 
     def _missing(self, point: int, known: bytes, sender: PeerId) -> list[PeerId]:
         """Peers as near to ``point`` as those of which the sender named the prefixes, without those."""
-        near = point >> (BITS - 32)
         named = set(struct.unpack(f">{len(known) // 4}I", known[: len(known) // 4 * 4]))
+        nearest = [*self._table.closest_by_point(point, self._table.k).items()]
+        nearest += [(point_of_peer(peer), peer) for peer in self._introduced]
+        others = [(at >> (BITS - 32), peer) for at, peer in nearest if at >> (BITS - 32) not in named]
+        if not others:
+            return []
+        near = point >> (BITS - 32)
         reach = max(prefix ^ near for prefix in named) if len(named) >= self._table.k else 1 << 32
-        missing = []
-        for peer in (*self._table.closest(point, self._table.k), *self._introduced):
-            prefix = point_of_peer(peer) >> (BITS - 32)
-            if prefix not in named and peer != sender and prefix ^ near <= reach:
-                missing.append(peer)
-        return missing[:MAX_CLOSER]
+        return [peer for at, peer in others if peer != sender and at ^ near <= reach][:MAX_CLOSER]
 
     def _put(self, query: PutRecords, sender: PeerId, now_ms: int) -> Reply:
         codes, effects, place = [], list[Effect](), self._placing(sender)

@@ -12,11 +12,13 @@ from __future__ import annotations
 
 import random
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-from moshgrid.dht.diversity import TABLE_PER_BLOCK, Crowd, Place, Placing, crowded
+from moshgrid.dht.contact import Contact, Contacts
+from moshgrid.dht.diversity import TABLE_PER_BLOCK, Crowd, Placing, crowded
 from moshgrid.dht.keys import BITS, point_of_peer
+from moshgrid.dht.nearness import nearest_first, sort_by_distance
 from moshgrid.p2p.identity import PeerId
 
 __all__ = ["Change", "RoutingTable"]
@@ -24,16 +26,6 @@ __all__ = ["Change", "RoutingTable"]
 _FRESH_SECONDS = 60.0
 _MAX_FAILURES = 5
 _ONE_FAILURE_SECONDS = 0.3
-
-
-@dataclass(slots=True)
-class _Contact:
-    peer: PeerId
-    point: int
-    answered_at: float
-    place: Place | None = None
-    failures: int = 0
-    failed_at: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,12 +53,14 @@ class RoutingTable:
         self._even: set[int] = set()
         """Full buckets that are known to be within the caps since the last change."""
         self._size = 0
-        self._buckets: defaultdict[int, dict[PeerId, _Contact]] = defaultdict(dict)
-        self._waiting: defaultdict[int, dict[PeerId, _Contact]] = defaultdict(dict)
+        self._buckets: defaultdict[int, Contacts] = defaultdict(dict)
+        self._waiting: defaultdict[int, Contacts] = defaultdict(dict)
+        self._live_at: dict[int, dict[int, PeerId]] = {}
+        """By bucket the live peers by their points; a bucket that changes drops out."""
 
     def __len__(self) -> int:
         """How many live peers there are."""
-        return sum(1 for _ in self._live())
+        return sum(len(self._live(at)) for at in self._buckets)
 
     def answered(self, peer: PeerId, now: float) -> Change:
         """``peer`` answered a question of ours."""
@@ -78,7 +72,7 @@ class RoutingTable:
         contact = bucket.get(peer)
         removed = None
         if contact is None:
-            contact = waiting.pop(peer, None) or _Contact(peer, point, now)
+            contact = waiting.pop(peer, None) or Contact(peer, point, now)
             contact.place = self._placing(peer)
             joined = True
             full = len(bucket) >= self.k and not self._replace_suspect(bucket)
@@ -97,13 +91,14 @@ class RoutingTable:
                 self.remove(removed)
             self._enter(bucket, contact)
         else:
-            joined = contact.failures > 0
+            if joined := contact.failures > 0:
+                self._live_at.pop(index, None)
             bucket[peer] = bucket.pop(peer)  # last: most recently heard of
         contact.failures = 0
         contact.answered_at = now
         return Change(joined, removed=removed)
 
-    def _crowded_out(self, index: int, newcomer: _Contact) -> PeerId | None:
+    def _crowded_out(self, index: int, newcomer: Contact) -> PeerId | None:
         """Who of a full bucket makes room, because its block has more than its share and ours has not."""
         if index in self._even:
             return None
@@ -115,7 +110,7 @@ class RoutingTable:
             return None
         return next(crowded([(known.place, known.peer) for known in bucket.values()]), None)
 
-    def _over_table(self, newcomer: _Contact) -> PeerId | None:
+    def _over_table(self, newcomer: Contact) -> PeerId | None:
         """Who has no place because its block fills its share of a table that others need."""
         mine = newcomer.place[0] if newcomer.place is not None else ""
         if mine and self._blocks[mine] >= TABLE_PER_BLOCK and self._size - self._blocks[mine] >= self.k:
@@ -129,17 +124,19 @@ class RoutingTable:
         of_block = [c for c in contacts if c.place is not None and c.place[0] == block]
         return max(of_block, key=lambda c: c.point ^ self.own_point).peer
 
-    def _enter(self, bucket: dict[PeerId, _Contact], contact: _Contact) -> None:
+    def _enter(self, bucket: Contacts, contact: Contact) -> None:
         bucket[contact.peer] = contact
         self._count(contact, 1)
 
-    def _leave(self, bucket: dict[PeerId, _Contact], peer: PeerId) -> None:
+    def _leave(self, bucket: Contacts, peer: PeerId) -> None:
         if (contact := bucket.pop(peer, None)) is not None:
             self._count(contact, -1)
 
-    def _count(self, contact: _Contact, change: int) -> None:
+    def _count(self, contact: Contact, change: int) -> None:
         self._size += change
-        self._even.discard((contact.point ^ self.own_point).bit_length())
+        index = (contact.point ^ self.own_point).bit_length()
+        self._even.discard(index)
+        self._live_at.pop(index, None)
         if contact.place is None:
             return
         block = contact.place[0]
@@ -163,6 +160,7 @@ class RoutingTable:
             return None
         contact.failures += 1
         contact.failed_at = now
+        self._live_at.pop((contact.point ^ self.own_point).bit_length(), None)
         if waiting:
             self._leave(bucket, peer)
             for successor in reversed(tuple(waiting.values())):
@@ -193,7 +191,8 @@ class RoutingTable:
 
     def live_peers(self) -> list[PeerId]:
         """Every live peer, those heard of last at the end."""
-        return [contact.peer for contact in sorted(self._live(), key=lambda contact: contact.answered_at)]
+        live = (c for bucket in self._buckets.values() for c in bucket.values() if not c.failures)
+        return [contact.peer for contact in sorted(live, key=lambda contact: contact.answered_at)]
 
     def looked_at(self, point: int, now: float) -> None:
         """A lookup of ``point`` was done, which refreshed its bucket."""
@@ -213,28 +212,27 @@ class RoutingTable:
 
     def closest(self, point: int, count: int) -> list[PeerId]:
         """The live peers nearest to ``point``, nearest first."""
-        return self._nearest(point, count, ())
+        return list(self.closest_by_point(point, count).values())
+
+    def closest_by_point(self, point: int, count: int) -> dict[int, PeerId]:
+        """As ``closest``, by their own points."""
+        return self._nearest(point, count, {})
 
     def candidates(self, point: int, count: int) -> list[PeerId]:
         """As ``closest``, with the peers that answered and wait for a place in a full bucket."""
-        return self._nearest(point, count, self._waiting)
+        return list(self._nearest(point, count, self._waiting).values())
 
-    def _nearest(
-        self, point: int, count: int, waiting: Mapping[int, dict[PeerId, _Contact]] | tuple[()]
-    ) -> list[PeerId]:
-        # All of one bucket are nearer to the point than all of the next: their distances differ from that
-        # of this peer in the bucket's bit and in lower ones only.
-        gap = self.own_point ^ point
-        filled = [at for at, bucket in self._buckets.items() if bucket or at in waiting]
-        filled.sort(key=lambda at: ((gap >> (at - 1)) ^ 1) << (at - 1))
-        found: list[PeerId] = []
-        for at in filled:
-            here = [(c.point ^ point, c.peer) for c in self._buckets[at].values() if not c.failures]
-            if at in waiting:
-                here += [(c.point ^ point, c.peer) for c in self._waiting[at].values()]
-            found += [peer for _, peer in sorted(here)]
-            if len(found) >= count:
-                return found[:count]
+    def _nearest(self, point: int, count: int, waiting: Mapping[int, Contacts]) -> dict[int, PeerId]:
+        filled = [at for at, bucket in self._buckets.items() if bucket or waiting.get(at)]
+        found: dict[int, PeerId] = {}
+        for index in nearest_first(self.own_point ^ point, filled):
+            here = self._live(index)
+            if more := waiting.get(index):
+                here = here | {contact.point: contact.peer for contact in more.values()}
+            for at in sort_by_distance(here, point):
+                if len(found) == count:
+                    return found
+                found[at] = here[at]
         return found
 
     def sees_all_near(self, point: int) -> bool:
@@ -272,8 +270,8 @@ class RoutingTable:
     def nearer_than_own(self, point: int) -> int:
         """How many live peers are nearer to ``point`` than this one."""
         gap = self.own_point ^ point  # nearer are those that differ from this peer first where the point does
-        buckets = (bucket for at, bucket in self._buckets.items() if bucket and gap >> (at - 1) & 1)
-        return sum(not contact.failures for bucket in buckets for contact in bucket.values())
+        buckets = (at for at, bucket in self._buckets.items() if bucket and gap >> (at - 1) & 1)
+        return sum(len(self._live(at)) for at in buckets)
 
     def is_live(self, peer: PeerId) -> bool:
         """True when the peer is in the table and no suspect."""
@@ -284,14 +282,17 @@ class RoutingTable:
         """True when the peer has a place in the table, suspect or not."""
         return peer in self._places(peer)[0]
 
-    def _live(self) -> Iterator[_Contact]:
-        return (c for bucket in self._buckets.values() for c in bucket.values() if not c.failures)
+    def _live(self, at: int) -> dict[int, PeerId]:
+        if (live := self._live_at.get(at)) is None:
+            bucket = self._buckets[at].values()
+            live = self._live_at[at] = {known.point: known.peer for known in bucket if not known.failures}
+        return live
 
-    def _places(self, peer: PeerId) -> tuple[dict[PeerId, _Contact], dict[PeerId, _Contact]]:
+    def _places(self, peer: PeerId) -> tuple[Contacts, Contacts]:
         index = (point_of_peer(peer) ^ self.own_point).bit_length()
         return self._buckets[index], self._waiting[index]
 
-    def _replace_suspect(self, bucket: dict[PeerId, _Contact]) -> bool:
+    def _replace_suspect(self, bucket: Contacts) -> bool:
         for known in bucket.values():
             if known.failures:
                 self._leave(bucket, known.peer)

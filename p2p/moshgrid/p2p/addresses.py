@@ -7,6 +7,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
+from functools import cached_property
 
 import trio
 from multiaddr import Multiaddr
@@ -209,7 +210,7 @@ class AddressBook:
     def of(self, peer: PeerId) -> tuple[str, ...]:
         """Full multiaddrs: where it answered, what it signed, what others say, the newest first."""
         known = self._known.get(peer)
-        return () if known is None else known.addrs()
+        return () if known is None else known.addrs
 
     def _keep(self, peer: PeerId, known: _Known) -> None:
         self._known[peer] = known.bounded()
@@ -218,13 +219,14 @@ class AddressBook:
             self._known.popitem(last=False)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class _Known:
     seq: int
     signed: tuple[str, ...] = ()
     reached: str = ""
     told: tuple[str, ...] = ()
 
+    @cached_property
     def addrs(self) -> tuple[str, ...]:
         first = [self.reached] if self.reached else []
         return tuple(dict.fromkeys([*first, *self.signed, *self.told]))[:MAX_ADDRS]
@@ -232,7 +234,7 @@ class _Known:
     def bounded(self) -> _Known:
         """Within the limits, what counts least left out."""
         room, kept = _MAX_BYTES, set[str]()
-        for addr in self.addrs():
+        for addr in self.addrs:
             room -= len(addr)
             if room < 0:
                 break

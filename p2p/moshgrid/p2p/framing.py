@@ -48,6 +48,14 @@ class FrameReader:
         """Waits for the first byte of the next frame; False after a clean end instead."""
         return self._large is not None or await self._fill(1, at_boundary=True)
 
+    def take_whole(self) -> bytes | None:
+        """The next frame if it is short and all of it is here; None, too, for one over the limit."""
+        if self._large is None and len(self._ahead) >= 4:
+            length = int.from_bytes(self._ahead[:4], "big")
+            if length <= min(self._limit, _SMALL, len(self._ahead) - 4):
+                return self._take(length)
+        return None
+
     async def read(self) -> bytes | None:
         """The next frame, or None after a clean end between frames.
 

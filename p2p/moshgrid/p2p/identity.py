@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+from functools import lru_cache
 from pathlib import Path
 from typing import NewType
 
@@ -38,8 +39,9 @@ _ID_PREFIX = b"\x00\x24" + _KEY_PREFIX  # identity multihash, 36 bytes
 PEER_ID_BYTES = 38
 
 
+@lru_cache(maxsize=16_384)
 def peer_id_from_public_key(public_key: bytes) -> PeerId:
-    """The peer id of a raw 32-byte Ed25519 public key."""
+    """The peer id of a raw 32-byte Ed25519 public key, remembered because base58 is slow."""
     if len(public_key) != 32:
         raise ValueError(f"an Ed25519 public key has 32 bytes, not {len(public_key)}")
     return PeerId(base58.b58encode(_ID_PREFIX + public_key).decode())

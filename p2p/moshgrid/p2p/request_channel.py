@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass, field
 
 import trio
 
 from moshgrid.p2p.errors import MoshgridError, RemoteProtocolError, StreamReset, Unreachable
 from moshgrid.p2p.framing import FrameReader, send_frame
 from moshgrid.p2p.network import Stream
+from moshgrid.p2p.seat import Seat
 
 __all__ = [
     "ANSWER",
@@ -33,15 +33,17 @@ class Refused(MoshgridError):
     """The peer refused the query; the text is its reason."""
 
 
-@dataclass
 class _Call:
-    done: trio.Event = field(default_factory=trio.Event)
-    outcome: bytes | Exception | None = None
+    __slots__ = ("outcome", "seat")
+
+    def __init__(self) -> None:
+        self.seat = Seat()
+        self.outcome: bytes | Exception | None = None
 
     def finish(self, outcome: bytes | Exception) -> None:
         if self.outcome is None:
             self.outcome = outcome
-            self.done.set()
+            self.seat.wake()
 
 
 class RequestChannel:
@@ -56,7 +58,7 @@ class RequestChannel:
         # A task of the channel sends, so that a cancelled caller leaves at once and no frame is cut. The
         # queue holds one query or one cancellation for each call of ours.
         self._queue: deque[tuple[int, int, bytes]] = deque()
-        self._queued = trio.Event()
+        self._sender = Seat()
         self._calls: dict[int, _Call] = {}
         self._next_id = 0
         self.broken: Exception | None = None
@@ -70,7 +72,7 @@ class RequestChannel:
         query = (QUERY, call_id, body)
         self._put(query)
         try:
-            await call.done.wait()
+            await call.seat.wait()
         except trio.Cancelled:
             if query in self._queue:
                 self._queue.remove(query)
@@ -87,7 +89,7 @@ class RequestChannel:
 
     def _put(self, item: tuple[int, int, bytes]) -> None:
         self._queue.append(item)
-        self._queued.set()
+        self._sender.wake()
 
     async def run(self) -> None:
         """Sends and receives until the stream is over."""
@@ -114,13 +116,12 @@ class RequestChannel:
             while True:
                 while self._queue:
                     kind, call_id, body = self._queue.popleft()
-                    with trio.fail_after(SEND_SECONDS):
+                    with trio.move_on_after(SEND_SECONDS) as patience:
                         await send_frame(self._stream, bytes([kind]) + call_id.to_bytes(4, "big"), body)
-                self._queued = trio.Event()
-                await self._queued.wait()
-        except trio.TooSlowError:
-            silence = f"took no bytes for {SEND_SECONDS:g} s"
-            self.fail(Unreachable(self._stream.peer, [(self._stream.protocol, silence)]))
+                    if patience.cancelled_caught:
+                        silence = f"took no bytes for {SEND_SECONDS:g} s"
+                        raise Unreachable(self._stream.peer, [(self._stream.protocol, silence)])
+                await self._sender.wait()
         except MoshgridError as error:
             self.fail(error)
         scope.cancel()
@@ -137,6 +138,7 @@ class RequestChannel:
                     call.finish(frame[HEADER:])
                 else:
                     call.finish(Refused(frame[HEADER : HEADER + MAX_REASON].decode(errors="replace")))
+                del call, frame  # what is over is not to be kept until the next answer
             self.fail(StreamReset(self._stream.peer, [(self._stream.protocol, "the peer closed the stream")]))
         except MoshgridError as error:
             self.fail(error)

@@ -228,6 +228,8 @@ class _Answering(Generic[Query, Answer]):
     async def _next_frame(self, reader: FrameReader) -> bytes | None:
         if not await reader.begins():
             return None
+        if (frame := reader.take_whole()) is not None:
+            return frame
         with trio.move_on_after(self._service.read_seconds):
             return await reader.read()
         raise RemoteProtocolError(
@@ -243,11 +245,11 @@ class _Answering(Generic[Query, Answer]):
             await self._send(REFUSED, call_id, limit.encode())
             return
         self._budget.running += 1
-        scope = self._running[call_id] = trio.CancelScope()
+        deadline = trio.current_time() + self._service.deadline
+        scope = self._running[call_id] = trio.CancelScope(deadline=deadline)
         nursery.start_soon(self._answer, scope, call_id, body)
 
     async def _answer(self, scope: trio.CancelScope, call_id: int, body: bytes) -> None:
-        scope.deadline = min(scope.deadline, trio.current_time() + self._service.deadline)
         kind, reply = REFUSED, b"the request took too long"
         try:
             with scope:
@@ -283,8 +285,14 @@ class _Answering(Generic[Query, Answer]):
         self._complaints.say(logging.ERROR, kind, trio.current_time(), text, protocol, peer, error=error)
 
     async def _send(self, kind: int, call_id: int, body: bytes) -> None:
-        async with self._sending:
+        try:
+            self._sending.acquire_nowait()  # taking turns with other tasks first would cost as much as sending
+        except trio.WouldBlock:
+            await self._sending.acquire()
+        try:
             with trio.CancelScope(shield=True, deadline=trio.current_time() + SEND_SECONDS) as scope:
                 await send_frame(self._stream, bytes([kind]) + call_id.to_bytes(4, "big"), body)
-            if scope.cancelled_caught:
-                await self._stream.reset()
+        finally:
+            self._sending.release()
+        if scope.cancelled_caught:
+            await self._stream.reset()

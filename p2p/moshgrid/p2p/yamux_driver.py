@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable
 import trio
 
 from moshgrid.p2p.identity import PeerId
+from moshgrid.p2p.seat import Seat
 from moshgrid.p2p.secure_channel import SecureChannel
 from moshgrid.p2p.yamux_limits import YamuxLimits
 from moshgrid.p2p.yamux_session import SessionOver, YamuxSession
@@ -23,32 +24,6 @@ _CLOSE_SECONDS = 1.0
 _RUNS_AT_ONCE = 2
 _GATHER_SECONDS = 0.0001
 """What comes so soon after a run goes out with whatever else comes until the writing task has its turn."""
-
-
-class Seat:
-    """Where one task waits; a parking lot for many costs three times as much."""
-
-    __slots__ = ("_task",)
-
-    def __init__(self) -> None:
-        self._task: trio.lowlevel.Task | None = None
-
-    async def wait(self) -> None:
-        """Returns after ``wake``. Raises BusyResourceError when another task waits here."""
-        if self._task is not None:
-            raise trio.BusyResourceError("another task does the same on this stream")
-        self._task = trio.lowlevel.current_task()
-        await trio.lowlevel.wait_task_rescheduled(self._give_up)
-
-    def _give_up(self, _: object) -> trio.lowlevel.Abort:
-        self._task = None
-        return trio.lowlevel.Abort.SUCCEEDED
-
-    def wake(self) -> None:
-        """Lets the task go on that waits, if one does."""
-        if (task := self._task) is not None:
-            self._task = None
-            trio.lowlevel.reschedule(task)
 
 
 class Waiters:

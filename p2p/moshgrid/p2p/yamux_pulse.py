@@ -7,6 +7,8 @@ from collections import deque
 __all__ = ["DOUBT_SECONDS", "PING_SECONDS", "SILENCE_SECONDS", "UNANSWERED_SECONDS", "Pulse"]
 
 PING_SECONDS = 5.0
+"""Without a word from the peer. Whoever was heard is not asked, but for every third time: the round trip may
+have changed."""
 SILENCE_SECONDS = 9.0
 """Silence after a ping that ends a connection; with ``PING_SECONDS`` less than 15."""
 DOUBT_SECONDS = 5.0
@@ -16,13 +18,15 @@ UNANSWERED_SECONDS = 4.0
 connection anyway, as a busy peer is no dead one, and less than a new stream is waited for."""
 _FIRST_SECONDS = 0.01
 _SAMPLES = 8
+_MOST_SPARED = 2
 _OVERSLEPT = 1.0
 
 
 class Pulse:
     """One ping at a time; a peer that sends nothing at all for so long after one is gone.
 
-    The first pings follow each other closely: a round trip in a connection's first moments is long.
+    The first pings follow each other closely: a round trip in a connection's first moments is long. Of two
+    ends that have nothing else to say one asks, and the other hears it.
     """
 
     def __init__(self, now: float) -> None:
@@ -31,6 +35,8 @@ class Pulse:
         self._sent_at: float | None = None
         self._value = 0
         self._pause = _FIRST_SECONDS
+        self._spared = 0
+        """How often in a row a ping was not needed."""
         self._doubted_at: float | None = None
         self._asked_at: float | None = None
         self._samples: deque[float] = deque(maxlen=_SAMPLES)
@@ -85,6 +91,12 @@ class Pulse:
             self.doubt(now)
         if self._sent_at is not None or now < self._ping_at:
             return None
+        was_heard = self._heard_at + PING_SECONDS > now and self._doubted_at is None
+        if was_heard and self._pause >= PING_SECONDS and self._spared < _MOST_SPARED:
+            self._spared += 1
+            self._ping_at = self._heard_at + PING_SECONDS
+            return None
+        self._spared = 0
         self._sent_at = now
         self._value = (self._value + 1) % 2**32
         return self._value
