@@ -91,10 +91,11 @@ def state_fetched(round_number: int, progress: Progress | None) -> str:
     if progress is None or not progress.bytes_done:
         return f"state of round {round_number}: verified"
     megabits = progress.rate * 8 / 1e6
+    before = f"{size(progress.bytes_before)} were here, " if progress.bytes_before else ""
     return (
-        f"state of round {round_number}: {size(progress.bytes_done)} from {progress.donors} "
-        f"{'peer' if progress.donors == 1 else 'peers'} in {progress.seconds:.1f} s "
-        f"({megabits:.0f} Mbit/s), verified"
+        f"state of round {round_number}: {size(progress.bytes_done - progress.bytes_before)} from "
+        f"{progress.donors} {'peer' if progress.donors == 1 else 'peers'} in {progress.seconds:.1f} s "
+        f"({megabits:.0f} Mbit/s), {before}verified"
     )
 
 
