@@ -12,6 +12,7 @@ from moshgrid.swarm.swarm_progress import SwarmView
 __all__ = [
     "cannot_save",
     "caught_up",
+    "gradients_not_finite",
     "joined",
     "leaving",
     "no_group",
@@ -109,6 +110,14 @@ def not_finite(round_number: int) -> str:
     return (
         f"your model holds NaN or infinite values; nothing of it was sent, and it went back to the swarm's "
         f"state of round {round_number}. Lower the learning rate, or clip gradients"
+    )
+
+
+def gradients_not_finite() -> str:
+    """What this peer accumulated was spoilt."""
+    return (
+        "your gradients hold NaN or infinite values; they were dropped, and the step is the others'. "
+        "Use a GradScaler, lower the learning rate, or clip gradients"
     )
 
 
