@@ -10,7 +10,7 @@ demo: $(VENV)/.demo
 	$(VENV)/bin/moshgrid demo $(ARGS)
 
 test: $(VENV)/.dev
-	$(PY) -m pytest -n 2 --dist loadfile $(ARGS)
+	$(PY) -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 check: $(VENV)/.dev
 	$(PY) -m mypy

@@ -7,6 +7,7 @@ from contextlib import ExitStack
 
 import numpy as np
 import pytest
+from interrupting import interrupted_elsewhere
 
 from moshgrid.averaging import AsyncAverager, Averager
 from moshgrid.averaging.pending_step import PendingStep
@@ -146,6 +147,15 @@ def test_nobody_asked_and_nothing_was_written():
     assert not applied
     assert pending.done()
     assert len(applied) == 1
+
+
+@pytest.mark.parametrize("wait", [lambda f: f.result(), lambda f: f.result(60), lambda f: f.exception()])
+def test_ctrl_c_reaches_who_waits_for_a_round(wait):
+    applied = []
+    pending = PendingStep(Future(), applied.append)
+    with interrupted_elsewhere(), pytest.raises(KeyboardInterrupt):
+        wait(pending)
+    assert not applied and not pending.done()
 
 
 @pytest.mark.asyncio

@@ -173,6 +173,12 @@ def test_staging_writes_into_a_tensor_of_any_layout():
     values = torch.arange(72.0)
     staging.write(values, tensor)
     assert torch.equal(tensor, values.view(9, 8))
+    staging.write(-values.view(9, 8), tensor)  # as a difference comes, in the array's shape
+    assert torch.equal(tensor, -values.view(9, 8))
+    staging.write(values, tensor)
+    scalar = torch.zeros(())
+    staging.write(torch.tensor(3.0), scalar)
+    assert scalar == 3
     out = torch.empty(72)
     staging.read(tensor, out)
     assert torch.equal(out, values)

@@ -8,7 +8,6 @@ from itertools import pairwise
 import numpy as np
 
 _FIRST = 4
-_MOST = 7
 _LEAST_AWAKE = 3
 _PAUSE = (1.0, 4.0)
 _FROZEN_SECONDS = (2.0, 12.0)
@@ -39,12 +38,10 @@ class Churn:
         seconds, held = np.array(half).T
         return 60 * np.polyfit(seconds, held, 1)[0]
 
-    def losses(self, pieces):
-        """The median loss of committed rounds in each of so many equal pieces of time."""
-        times = np.array([each["t"] for each in self.rounds])
-        loss = np.array([each["loss"] for each in self.rounds])
-        edges = np.linspace(times.min(), times.max() + 1e-6, pieces + 1)
-        return [float(np.median(loss[(times >= a) & (times < b)])) for a, b in pairwise(edges)]
+    def losses(self, windows):
+        """The mean loss in each of so many windows of equally many rounds, in the order of the rounds."""
+        ordered = sorted(self.rounds, key=lambda each: each["round"])
+        return [float(np.mean(part)) for part in np.array_split([e["loss"] for e in ordered], windows)]
 
     def agreed(self):
         """The rounds at the end that all live members hold, with the one value they have of each."""
@@ -55,8 +52,8 @@ class Churn:
         }
         return [number for number, values in held.items() if len(values) == 1]
 
-    def figures(self, pieces):
-        """For people; the losses are those of so many pieces of time."""
+    def figures(self, windows):
+        """For people; the losses are the means of so many windows."""
         return {
             "seconds": round(self.seconds),
             **self.actions,
@@ -64,23 +61,23 @@ class Churn:
             "longest_gap_seconds": round(self.longest_gap, 2),
             "resident_MiB": [round(held / 2**20, 1) for _, held in (self.resident[0], self.resident[-1])],
             "memory_slope_MiB_per_minute": round(self.memory_slope / 2**20, 3),
-            "losses": [round(loss, 3) for loss in self.losses(pieces)],
+            "losses": [round(loss, 3) for loss in self.losses(windows)],
             "live_at_the_end": len(self.finals),
             "agreed_final_rounds": len(self.agreed()),
         }
 
 
-def churn(members, seconds, seed):
+def churn(members, seconds, seed, most):
     """Runs it for so long, then lets all that live finish. ``members``: an entered ``Members``.
 
-    The first three things to happen are one of each kind, so that a short run has them all.
+    At most ``most`` members at a time. The first three things to happen are one of each kind.
     """
     rng = random.Random(seed)
     result = Churn()
     first = members.start()
     for _ in range(_FIRST - 1):
         members.start()
-    first.until(lambda each: each["event"] == "round" and len(each["group"]) >= _FIRST, 90)
+    first.until(lambda each: each["event"] == "round" and len(each["group"]) >= _FIRST, 240)
     began = time.time()
     wake_at = {}
     dead = []
@@ -118,10 +115,10 @@ def churn(members, seconds, seed):
                 wake_at[victim] = time.time() + rng.uniform(*_FROZEN_SECONDS)
             did({"kill": "killed", "freeze": "frozen"}[what])
             first_of_all = [each for each in first_of_all if each != what]
-        elif what == "return" and dead and len(members.live()) < _MOST:
+        elif what == "return" and dead and len(members.live()) < most:
             members.start(f"m{len(members.all)}-again", dead.pop(rng.randrange(len(dead))).identity)
             did("returned")
-        elif what == "add" and len(members.live()) < _MOST:
+        elif what == "add" and len(members.live()) < most:
             members.start()
             did("added")
             first_of_all = [each for each in first_of_all if each != what]
@@ -129,7 +126,7 @@ def churn(members, seconds, seed):
     live = members.live()
     result.seconds = time.time() - began
     for member in live:
-        member.until(lambda each: each["event"] == "round", 60)
+        member.until(lambda each: each["event"] == "round", 120)
     for member in live:
         member.order("finish")
     # All of them, over the same rounds, several times.
@@ -139,7 +136,7 @@ def churn(members, seconds, seed):
                 lambda each: (
                     each["event"] == "round" and each["finishing"] and len(each["group"]) == len(live)
                 ),
-                90,
+                240,
             )
     for member in live:
         member.order("end")

@@ -73,10 +73,11 @@ class Member:
 
 
 class Members:
-    """A context manager: however it is left, no process remains."""
+    """A context manager: however it is left, no process remains. ``pause``: seconds between their rounds."""
 
-    def __init__(self, folder):
+    def __init__(self, folder, pause=0.1):
         self.folder = Path(folder)
+        self.pause = pause
         self.all = []
         self.addr = ""
 
@@ -84,7 +85,7 @@ class Members:
         name = name or f"m{len(self.all)}"
         identity = identity or self.folder / f"{name}.key"
         process = subprocess.Popen(
-            [sys.executable, str(SCRIPT), self.addr, str(identity), str(len(self.all))],
+            [sys.executable, str(SCRIPT), self.addr, str(identity), str(len(self.all)), str(self.pause)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=(self.folder / f"{name}.err").open("a"),

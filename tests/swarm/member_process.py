@@ -1,7 +1,7 @@
 """A member of a run as a process: trains a little, averages, prints a JSON line for each round.
 
-usage: member_process.py BOOTSTRAP IDENTITY_FILE SEED [SIZE]. A line on stdin: ``finish`` goes on without
-training, ``end`` leaves.
+usage: member_process.py BOOTSTRAP IDENTITY_FILE SEED [SECONDS], which are those between two rounds. A line on
+stdin: ``finish`` goes on without training, ``end`` leaves.
 """
 
 import hashlib
@@ -32,7 +32,8 @@ def resident():
 
 def main():
     bootstrap, identity, seed = sys.argv[1], sys.argv[2], int(sys.argv[3])
-    size = int(sys.argv[4]) if len(sys.argv) > 4 else 20_000
+    pause = float(sys.argv[4]) if len(sys.argv) > 4 else 0.1
+    size = 20_000
     target = np.random.default_rng(0).standard_normal(size).astype(np.float32)
     rng = np.random.default_rng(seed)
     values = [np.full(size, 3.0, np.float32)]
@@ -69,7 +70,7 @@ def main():
                 for _ in range(4):
                     gradient = values[0] - target + rng.standard_normal(size).astype(np.float32)
                     values[0] -= 0.005 * gradient
-                orders["end"].wait(0.1)
+                orders["end"].wait(pause)
             report = averager.step(values)
             tell(
                 event="round",

@@ -10,36 +10,31 @@ from members import Members
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 
+NOISE = 0.02
+"""A loss below which the noise of the gradients may move it up and down."""
 
-def check(tmp_path, seconds, seed, pieces=5, megabytes_a_minute=None):
-    with Members(tmp_path) as members:
-        result = churn(members, seconds, seed)
-    figures = result.figures(pieces)
+
+def check(folder, seconds, seed, most, megabytes_a_minute):
+    with Members(folder, pause=0.4) as members:
+        result = churn(members, seconds, seed, most)
+    figures = result.figures(windows=5)
     print(json.dumps(figures))
     assert {"killed", "frozen", "added"} <= set(figures), figures
     assert figures["longest_gap_seconds"] < 60, figures
-    if megabytes_a_minute is not None:
-        assert figures["memory_slope_MiB_per_minute"] < megabytes_a_minute, figures
-    losses = result.losses(pieces)
-    # Down all the way to where the noise of the gradients keeps it; not far in a short run.
-    assert losses[-1] < (losses[0] / 2 if seconds >= 120 else max(losses[0], 0.02)), figures
-    assert all(later < max(1.1 * earlier, 0.02) for earlier, later in pairwise(losses)), figures
+    assert figures["memory_slope_MiB_per_minute"] < megabytes_a_minute, figures
+    losses = result.losses(windows=5)
+    assert all(later < max(earlier, NOISE) for earlier, later in pairwise(losses)), figures
+    assert losses[-1] < losses[0] / 2, figures
     assert figures["agreed_final_rounds"] >= 1, figures
 
 
-@pytest.mark.timeout(300)
-def test_some_seconds_of_churn(tmp_path):
-    check(tmp_path, 16, seed=1, pieces=2)
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(400)
+@pytest.mark.first
+@pytest.mark.timeout(900)
 def test_two_minutes_of_churn(tmp_path):
-    check(tmp_path, 120, seed=1, megabytes_a_minute=6)
+    check(tmp_path, 120, seed=1, most=5, megabytes_a_minute=6)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(2400)
-@pytest.mark.parametrize("seed", [2])
-def test_twenty_minutes_of_churn(tmp_path, seed):
-    check(tmp_path, 1200, seed=seed, megabytes_a_minute=1.0)
+def test_twenty_minutes_of_churn(tmp_path):
+    check(tmp_path, 1200, seed=2, most=7, megabytes_a_minute=1)

@@ -82,6 +82,7 @@ def test_every_line_is_listed_as_it_is() -> None:
         "united": log_lines.united(816),
         "own_part": log_lines.own_part(2144, view),
         "not_finite": log_lines.not_finite(813),
+        "gradients_not_finite": log_lines.gradients_not_finite(),
         "cannot_save": log_lines.cannot_save("ckpt", "No space left on device"),
         "leaving": log_lines.leaving(),
     }

@@ -11,6 +11,7 @@ from training_peers import Peer, Peers, loss_on, model_of, place_of
 
 from moshgrid.p2p import ConfigurationError, Node
 from moshgrid.swarm import Optimizer, Run
+from moshgrid.swarm.gradient_accumulator import GradientAccumulator
 
 LOSSLESS = {"grad_compression": "none"}
 
@@ -96,6 +97,71 @@ def test_the_average_weighs_by_samples() -> None:
     torch.testing.assert_close(one[2], one[0] - 0.1 * mean, rtol=1e-4, atol=1e-6)
     assert torch.equal(one[2], other[2])
     assert one[3] == other[3] == 0
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_gradients_of_many_batches_are_added_up_without_loss(dtype: torch.dtype) -> None:
+    parameter = torch.nn.Parameter(torch.zeros(3, dtype=dtype))
+    parameter.grad = torch.tensor([1.0, -0.1, 300.0], dtype=dtype)
+    gradients = GradientAccumulator([parameter])
+    for _ in range(1000):
+        gradients.add(16)
+    (mean,) = gradients.mean()
+    assert mean.dtype == dtype and gradients.samples == 16_000
+    torch.testing.assert_close(mean, parameter.grad, rtol=1e-3, atol=0)
+    again = GradientAccumulator([parameter])
+    again.load_state_dict(gradients.state_dict())
+    assert torch.equal(again.mean()[0], mean) and again.is_finite()
+    parameter.grad[1] = float("nan")
+    again.add(1)
+    assert not again.is_finite()
+
+
+def test_gradients_that_are_not_finite_are_dropped_and_the_others_step_is_taken(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def act(peer: Peer) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        inner = torch.optim.SGD(peer.model.parameters(), 0.1)
+        opt = Optimizer(peer.run, inner, target_batch_size=10**6, average_state_every=0, **LOSSLESS)
+        _meet(peer, opt, 1)
+        before = place_of(peer.model)
+        loss_on(peer.model, peer.chance).backward()
+        if peer.number == 1:
+            next(peer.model.parameters()).grad[0] = float("nan")
+        gradient = torch.cat([p.grad.reshape(-1) for p in peer.model.parameters()])
+        opt.step(batch_size=16)
+        peer.barrier.wait()
+        peer.run.tracker.aim(1)
+        opt._synchronise()
+        assert opt.epoch == 1 and opt.no_group == 0
+        return before, gradient, place_of(peer.model)
+
+    one, other = Peers(2).train(act)
+    torch.testing.assert_close(one[2], one[0] - 0.1 * one[1], rtol=1e-4, atol=1e-6)
+    assert torch.equal(one[2], other[2])
+    assert "your gradients hold NaN or infinite values; they were dropped" in caplog.text
+
+
+def test_a_model_that_is_not_finite_takes_the_swarms_state(caplog: pytest.LogCaptureFixture) -> None:
+    def act(peer: Peer) -> torch.Tensor:
+        opt = Optimizer(
+            peer.run,
+            torch.optim.Adam(peer.model.parameters(), 1e-2),
+            target_batch_size=16 * 10,
+            batch_size_per_step=16,
+            use_local_updates=True,
+        )
+        _meet(peer, opt, 1)
+        _until(peer, opt, 2)
+        peer.barrier.wait()
+        if peer.number == 1:
+            next(peer.model.parameters()).data[0] = float("inf")
+        _until(peer, opt, 5)
+        return place_of(peer.model)
+
+    for place in Peers(2).train(act):
+        assert bool(torch.isfinite(place).all())
+    assert "your model holds NaN or infinite values" in caplog.text
 
 
 def test_alone_it_accumulates_the_batch_itself(node: Node) -> None:

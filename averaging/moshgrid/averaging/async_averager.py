@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Generator, Sequence
 from contextlib import suppress
 from functools import partial
@@ -41,6 +42,7 @@ class AsyncAverager:
         deadline: float | None = None,
         authority: str | None = None,
         admission: bytes = b"",
+        downloads: str | os.PathLike[str] | None = None,
     ) -> None:
         self._config = run_config(
             run_id,
@@ -53,6 +55,7 @@ class AsyncAverager:
             deadline,
             authority,
             admission,
+            downloads,
         )
         self._schema = self._config.schema
         self.node = node

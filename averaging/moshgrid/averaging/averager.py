@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
@@ -38,7 +39,8 @@ class Averager:
     weights aside and withstand members that lie). These are the same at all members. ``deadline``: seconds
     to wait for a group, None to adapt (at most 15). ``authority``: the key (peer id, hex or base64) that
     admits members; without one the run is open. ``admission``: the token by which it admitted this peer.
-    Raises ConfigurationError. From asyncio use ``AsyncAverager``.
+    ``downloads``: a folder that keeps what has come of a state, for when this process ends meanwhile and is
+    started again. Raises ConfigurationError. From asyncio use ``AsyncAverager``.
 
     A reducer sees the raw values of the parts it averages: there is no secure aggregation yet.
     """
@@ -56,6 +58,7 @@ class Averager:
         deadline: float | None = None,
         authority: str | None = None,
         admission: bytes = b"",
+        downloads: str | os.PathLike[str] | None = None,
     ) -> None:
         config = run_config(
             run_id,
@@ -68,6 +71,7 @@ class Averager:
             deadline,
             authority,
             admission,
+            downloads,
         )
         self.node = node
         self.run_id = run_id

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, TypeAlias
 
 from moshgrid.averaging.layout import arrange, codecs_of
@@ -38,6 +40,7 @@ def run_config(
     deadline: float | None,
     authority: str | None = None,
     admission: bytes = b"",
+    downloads: str | os.PathLike[str] | None = None,
 ) -> RunConfig:
     """The arguments of an averager, checked. Raises ConfigurationError that says what is allowed."""
     if not isinstance(run_id, str) or not 1 <= len(run_id.encode()) <= 64 or "/" in run_id:
@@ -61,6 +64,8 @@ def run_config(
     dtype = schema.wire_dtype(sorted(set.intersection(*taken)))
     if not isinstance(admission, bytes) or len(admission) > MAX_ADMISSION_BYTES:
         raise ConfigurationError(f"admission must be a token of at most {MAX_ADMISSION_BYTES} bytes")
+    if downloads is not None and not isinstance(downloads, str | os.PathLike):
+        raise ConfigurationError(f"downloads= takes the path of a folder, not {downloads!r}")
     return RunConfig(
         run_id,
         schema,
@@ -74,6 +79,7 @@ def run_config(
         deadline,
         None if authority is None else authority_of(authority),
         admission,
+        None if downloads is None else Path(downloads).expanduser(),
     )
 
 

@@ -45,11 +45,13 @@ class Progress:
     seconds: float
     donors: int
     """Peers that sent something."""
+    bytes_before: int = 0
+    """Those of ``bytes_done`` that were here already."""
 
     @property
     def rate(self) -> float:
         """Bytes per second so far."""
-        return self.bytes_done / self.seconds if self.seconds > 0 else 0.0
+        return (self.bytes_done - self.bytes_before) / self.seconds if self.seconds > 0 else 0.0
 
     @property
     def seconds_left(self) -> float | None:
@@ -62,7 +64,10 @@ ProgressSink = Callable[[Progress], None]
 
 
 class ChunkTransfer:
-    """Fills ``landing``. ``late_donors(state id)`` looks for more peers that have it."""
+    """Fills ``landing``. ``late_donors(state id)`` looks for more peers that have it.
+
+    ``keep(part, chunk)`` is called after each chunk that came, one call at a time.
+    """
 
     def __init__(
         self,
@@ -72,12 +77,16 @@ class ChunkTransfer:
         choice: Choice,
         progress: ProgressSink | None,
         late_donors: Callable[[bytes], Awaitable[list[PeerId]]],
+        keep: Callable[[int, Chunk], Awaitable[None]] | None = None,
     ) -> None:
         self._host = host
         self._run = run
         self._landing = landing
         self._progress = progress
         self._late_donors = late_donors
+        self._keep = keep
+        self._keeping = trio.Lock()
+        self._bytes_before = landing.bytes_here
         self._began = host.clock.now()
         self._senders: set[PeerId] = set()
         self._state = choice.state.id
@@ -131,6 +140,9 @@ class ChunkTransfer:
             self._landing.put(part, answer)
             self._senders.add(donor)
             self._report()
+            if self._keep is not None:
+                async with self._keeping:
+                    await self._keep(part, answer)
             await self._send.send(Arrived(donor, part))
         else:
             _log.warning("%s sent a chunk of the state that does not fit its digest", donor)
@@ -148,7 +160,8 @@ class ChunkTransfer:
         total = sum(self._landing.description.lengths)
         seconds = self._host.clock.now() - self._began
         try:
-            self._progress(Progress(self._landing.bytes_here, total, seconds, len(self._senders)))
+            here, before = self._landing.bytes_here, self._bytes_before
+            self._progress(Progress(here, total, seconds, len(self._senders), before))
         except Exception:
             _log.exception("the progress callback failed; the download goes on without it")
             self._progress = None

@@ -10,6 +10,7 @@ from typing import Any
 
 from moshgrid.averaging.flat_arrays import Vector
 from moshgrid.averaging.report import RoundReport
+from moshgrid.p2p.prompt_future import PromptFuture
 
 __all__ = ["Averaged", "PendingStep"]
 
@@ -17,7 +18,7 @@ Averaged = tuple[RoundReport, list[Vector] | None]
 """A report, and the average of each array if there is one."""
 
 
-class PendingStep(Future[RoundReport]):
+class PendingStep(PromptFuture[RoundReport]):
     """A future of a report, and of the average that goes with it.
 
     The average is added to the arrays, as the difference that it makes to what they held at the start,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -45,6 +46,8 @@ class RunConfig:
     """Whose word counts for states, and who admits others; None in an open run."""
     admission: bytes = b""
     """By what right this peer speaks in a run with an authority."""
+    downloads: Path | None = None
+    """Where this peer keeps what has come of a state, until it has the whole."""
 
     def arranged(self, arrays: Sequence[Any]) -> list[Any]:
         """``arrays`` in the order of the flat vector."""

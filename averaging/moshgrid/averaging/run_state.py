@@ -12,6 +12,7 @@ import trio
 
 from moshgrid.averaging.chunk_transfer import ProgressSink
 from moshgrid.averaging.flat_arrays import Vector
+from moshgrid.averaging.kept_download import KeptDownload
 from moshgrid.averaging.landing import Landing
 from moshgrid.averaging.manifest import SignedManifest
 from moshgrid.averaging.named_arrays import NamedState
@@ -78,6 +79,8 @@ class RunState:
         self._refresh = refresh
         self._progress = progress
         self._reached = reached
+        file = None if config.downloads is None else config.downloads / f"{run.hex()}.download"
+        self._kept = None if file is None else KeptDownload(file)
         self._donated = DonatedRun(config.schema.digest, config.admission, offload=offload)
         self._fetching = False
         self._fetched: int | None = None
@@ -136,6 +139,8 @@ class RunState:
             self._config.schema.digest,
             self._peers,
             fits,
+            self._kept,
+            self._offload,
         )
         self._fetching = True
         try:
@@ -145,6 +150,8 @@ class RunState:
                 await self._refresh()
                 snapshot = await self._fetch(client, progress)
                 if snapshot is not None:
+                    if self._kept is not None:
+                        await self._offload(self._kept.discard)
                     self._reached(snapshot.round)
                     self._fetched = snapshot.round
                     return snapshot
@@ -159,8 +166,7 @@ class RunState:
         trust = Trust(self._host.network_name, self._config.authority)
         client = StateClient(self._host, self._run, trust, self._config.schema.digest, self._peers)
         await self._refresh()
-        others = [peer for peer in self._peers() if peer != self._host.peer_id]
-        rounds = await self._decoded(await client.rounds_after(after, others))
+        rounds = await self._decoded(await client.rounds_after(after))
         if rounds and self._fetched is not None:
             self._fetched = max(self._fetched, rounds[-1][0])
         return rounds
@@ -175,7 +181,7 @@ class RunState:
             number = landing.description.round
             if not isinstance(landing.description, NamedDescription):
                 return await self._average(landing, donors)
-            rounds = await self._decoded(await client.rounds_after(number, donors))
+            rounds = await self._decoded(await client.rounds_after(number))
             reached = rounds[-1][0] if rounds else number
             await self._refresh()
             if self._progress() <= reached:

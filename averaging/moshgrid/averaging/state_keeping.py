@@ -9,11 +9,11 @@ from __future__ import annotations
 from moshgrid.averaging.state import Description, KeptState
 from moshgrid.p2p.identity import PeerId
 
-__all__ = ["StateKeeping", "Uploads"]
+__all__ = ["MAX_ROUNDS", "StateKeeping", "Uploads"]
 
 LEASE_SECONDS = 30.0
 _MAX_LEASED = 2
-_MAX_ROUNDS = 4
+MAX_ROUNDS = 4
 
 
 class StateKeeping:
@@ -31,7 +31,7 @@ class StateKeeping:
     def sealed(self, state: KeptState, now: float, followed: bool = False) -> None:
         """A round was sealed. Its average replaces those before it, unless the run is ``followed``."""
         self._expire(now)
-        self._rounds = [*(self._rounds[1 - _MAX_ROUNDS :] if followed else ()), state]
+        self._rounds = [*(self._rounds[1 - MAX_ROUNDS :] if followed else ()), state]
 
     def rounds_after(self, number: int) -> tuple[Description, ...]:
         """The averages of the rounds after ``number``, in their order."""

@@ -7,19 +7,18 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import trio
 
 from moshgrid.averaging.chunk_transfer import ChunkTransfer, ProgressSink
+from moshgrid.averaging.kept_download import KeptDownload
 from moshgrid.averaging.landing import Landing
+from moshgrid.averaging.part_work import Offload, in_threads
 from moshgrid.averaging.state import Description, NamedDescription, brief_of
 from moshgrid.averaging.state_choice import Choice, choose_state
-from moshgrid.averaging.state_service import (
-    STATE,
-    GetDescription,
-    GetState,
-    Offer,
-)
+from moshgrid.averaging.state_keeping import MAX_ROUNDS
+from moshgrid.averaging.state_service import STATE, GetDescription, GetState, Offer
 from moshgrid.averaging.vouching import Trust
 from moshgrid.dht.diversity import place_of
 from moshgrid.p2p.errors import MoshgridError
@@ -50,14 +49,21 @@ class StateClient:
         schema: bytes | None,
         peers: Callable[[], Sequence[PeerId]],
         fits: Callable[[NamedDescription], None] = lambda description: None,
+        kept: KeptDownload | None = None,
+        offload: Offload = in_threads,
     ) -> None:
-        """``fits`` raises for a named state that is of no use here, before anything of it is downloaded."""
+        """``fits`` raises for a named state that is of no use here, before anything of it is downloaded.
+
+        What comes of a state is ``kept``, for who is interrupted and asks again.
+        """
         self._host = host
         self._run = run
         self._fits = fits
         self._trust = trust
         self._schema = schema
         self._peers = peers
+        self._kept = kept
+        self._offload = offload
 
     async def newest(
         self, progress: ProgressSink | None = None, older: Landing | None = None, at_least: int = 0
@@ -65,21 +71,34 @@ class StateClient:
         """The newest state that is to be believed, complete, and who gave it; None when there is none.
 
         Of ``older`` (a state that this peer has), whatever is the same is not downloaded again. None, too,
-        when the newest is of a round before ``at_least``.
+        when the newest is of a round before ``at_least``. A download that was interrupted goes on while
+        there are donors of it: ``rounds_after`` then leads to the newest.
         """
         refused: set[bytes] = set()
         while (choice := await self._choose(refused)) is not None and choice.state.round >= at_least:
-            landing = await self._get(choice, older, progress)
+            if older is None:
+                choice = await self._begun_before(choice, at_least, refused)
+            landing = await self._get(choice, older, progress, self._kept)
             if landing is not None:
                 return landing, choice.donors
             refused.add(choice.state.id)
         return None
 
-    async def rounds_after(self, number: int, donors: Sequence[PeerId]) -> list[Landing]:
-        """The averages of the rounds that follow ``number`` without a gap, as far as donors keep them."""
+    async def _begun_before(self, choice: Choice, at_least: int, refused: set[bytes]) -> Choice:
+        """The state whose download was interrupted, where it is nearly as new; else ``choice``."""
+        begun = None if self._kept is None else await self._offload(self._kept.begun)
+        if begun is None or begun.id in refused or begun.schema != choice.state.schema:
+            return choice
+        if not max(at_least, choice.state.round - MAX_ROUNDS) <= begun.round < choice.state.round:
+            return choice
+        donors = await self._late_donors(begun.id)
+        return Choice(begun, tuple(donors), False) if donors else choice
+
+    async def rounds_after(self, number: int) -> list[Landing]:
+        """The averages of the rounds that follow ``number`` without a gap, as far as peers keep them."""
         found: list[Landing] = []
         while True:
-            offers = await self._offers(donors, GetState(self._run, number))
+            offers = await self._offers(self._to_ask(), GetState(self._run, number))
             after = {
                 peer: brief
                 for peer, offer in offers.items()
@@ -87,7 +106,7 @@ class StateClient:
                 if brief.round == number + 1
             }
             choice = choose_state(after, self._votes(offers), self._schema, self._trust.authority)
-            landing = None if choice is None else await self._get(choice, None, None)
+            landing = None if choice is None else await self._get(choice)
             if landing is None:
                 return found
             found.append(landing)
@@ -158,7 +177,11 @@ class StateClient:
         return offers
 
     async def _get(
-        self, choice: Choice, older: Landing | None, progress: ProgressSink | None
+        self,
+        choice: Choice,
+        older: Landing | None = None,
+        progress: ProgressSink | None = None,
+        kept: KeptDownload | None = None,
     ) -> Landing | None:
         description = await self._describe(choice)
         if description is None:
@@ -168,9 +191,18 @@ class StateClient:
         landing = Landing(description)
         if older is not None:
             landing.take_over(older)
-        if await ChunkTransfer(self._host, self._run, landing, choice, progress, self._late_donors).run():
-            return landing
-        return None
+        keep = None
+        try:
+            if kept is not None:
+                await self._offload(kept.resume, landing)
+                keep = partial(self._offload, kept.add)
+            transfer = ChunkTransfer(
+                self._host, self._run, landing, choice, progress, self._late_donors, keep
+            )
+            return landing if await transfer.run() else None
+        finally:
+            if kept is not None:
+                kept.close()
 
     async def _describe(self, choice: Choice) -> Description | NamedDescription | None:
         for donor in choice.donors:

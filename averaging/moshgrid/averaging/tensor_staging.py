@@ -14,7 +14,7 @@ _CHUNK_BYTES = 16 * 1024 * 1024
 
 
 class Staging:
-    """Two buffers in CPU memory, ``pinned`` where there is a GPU. Takes turns among threads."""
+    """Two buffers in CPU memory, ``pinned`` (page-locked) for a CUDA device. Takes turns among threads."""
 
     def __init__(self, torch: Any, chunk_bytes: int = _CHUNK_BYTES, pinned: bool = True) -> None:
         self._torch = torch
@@ -30,7 +30,7 @@ class Staging:
             waiting: tuple[Any, Any, Any] | None = None
             for index, (start, stop) in enumerate(self._chunks(flat)):
                 buffer = self._buffers[index % 2].view(flat.dtype)[: stop - start]
-                buffer.copy_(flat[start:stop], non_blocking=True)
+                buffer.copy_(flat[start:stop], non_blocking=_has_events(source.device))
                 copied = self._mark(source.device)
                 if waiting is not None:
                     self._take(*waiting)
@@ -39,7 +39,11 @@ class Staging:
                 self._take(*waiting)
 
     def write(self, source: Any, target: Any) -> None:
-        """Copies the flat CPU tensor ``source`` into a tensor of a device, and waits until it is there."""
+        """Copies the CPU tensor ``source`` into a tensor of a device, and waits until it is there.
+
+        Element by element in C order, whatever the shapes.
+        """
+        source = source.reshape(-1)
         with self._lock:
             self._finish(target.device)
             flat = target if target.is_contiguous() else self._torch.empty_like(target).contiguous()
@@ -50,7 +54,7 @@ class Staging:
                 if copied[index % 2] is not None:
                     copied[index % 2].synchronize()
                 buffer.copy_(source[start:stop])
-                flat[start:stop].copy_(buffer, non_blocking=True)
+                flat[start:stop].copy_(buffer, non_blocking=_has_events(target.device))
                 copied[index % 2] = self._mark(target.device)
             if not target.is_contiguous():
                 target.copy_(flat.view(target.shape))
@@ -66,9 +70,8 @@ class Staging:
         target.copy_(buffer)
 
     def _mark(self, device: Any) -> Any:
-        """An event that comes when the device has done what it was told so far; None for the CPU."""
-        if device.type != "cuda":
-            self._finish(device)
+        """An event that comes when the device has done what it was told so far; None where it has."""
+        if not _has_events(device):
             return None
         event = self._torch.cuda.Event()
         event.record(self._torch.cuda.current_stream(device))
@@ -79,3 +82,8 @@ class Staging:
             self._torch.cuda.synchronize(device)
         elif device.type == "mps":
             self._torch.mps.synchronize()
+
+
+def _has_events(device: Any) -> bool:
+    """False for devices whose copies are waited for."""
+    return bool(device.type == "cuda")

@@ -109,10 +109,11 @@ def add_difference(array: Any, start: Any, average: Vector) -> None:
     torch, target = _torch(), array.detach()
     mean = torch.empty(target.shape, dtype=torch.from_numpy(average[:0]).dtype, device=target.device)
     write_from(average, mean)
+    wide = torch.float32 if target.device.type == "mps" else torch.float64  # that device has no wider one
     for block in _blocks(target.shape):
-        now, then = target[block], start[block]
-        moved = now.double() + (mean[block].double() - then.double())
-        target[block] = torch.where(now == then, mean[block].double(), moved).to(target.dtype)
+        now, then, there = target[block], start[block], mean[block].to(wide)
+        moved = now.to(wide) + (there - then.to(wide))
+        target[block] = torch.where(now == then, there, moved).to(target.dtype)
 
 
 def _blocks(shape: tuple[int, ...]) -> Iterator[Any]:
@@ -136,4 +137,5 @@ def _torch() -> Any:
 
 @functools.cache
 def _staging() -> Staging:
-    return Staging(_torch())
+    torch = _torch()
+    return Staging(torch, pinned=torch.cuda.is_available())

@@ -9,7 +9,7 @@ import os
 import threading
 import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from concurrent.futures import CancelledError, Future
+from concurrent.futures import CancelledError
 from concurrent.futures import TimeoutError as FutureTimeout
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -24,6 +24,7 @@ from moshgrid.p2p.identity import Identity
 from moshgrid.p2p.link import Link
 from moshgrid.p2p.network import Network
 from moshgrid.p2p.private_network import load_psk
+from moshgrid.p2p.prompt_future import PromptFuture
 from moshgrid.p2p.relaying import Relaying
 from moshgrid.p2p.runtime import Operation, Runtime
 
@@ -95,7 +96,7 @@ class NodeCore:
 
     def __init__(self, config: NodeConfig) -> None:
         self.config = config
-        self.ready: Future[Host] = Future()
+        self.ready: PromptFuture[Host] = PromptFuture()
         self._stop = trio.Event()
         self._lock = threading.Lock()
         self._closing = False

@@ -19,35 +19,23 @@ from typing import ClassVar, Generic, TypeVar
 import trio
 
 from moshgrid.p2p.errors import Closed, LocalProtocolError
+from moshgrid.p2p.prompt_future import PromptFuture
 
 __all__ = ["Operation", "Runtime", "refuse_inside_event_loop"]
 
 Result = TypeVar("Result")
 
 _LEAVING_SECONDS = 5.0
-_SIGNAL_SECONDS = 0.5
 _THREAD_SECONDS = 1.0
 
 
-class Operation(Future[Result], Generic[Result]):
+class Operation(PromptFuture[Result], Generic[Result]):
     """What runs in the loop, as a future; cancelling it cancels the work over there."""
 
     def __init__(self) -> None:
         super().__init__()
         self.ended = threading.Event()
         """Set when the work is over; a cancelled future is done before that."""
-
-    def result(self, timeout: float | None = None) -> Result:
-        """As any future's, but Ctrl+C ends it within half a second whenever it comes.
-
-        A signal that comes while a thread is about to wait for a lock would be looked at only when the
-        wait is over.
-        """
-        if timeout is None:
-            while not self.done():
-                with contextlib.suppress(TimeoutError):
-                    return super().result(_SIGNAL_SECONDS)
-        return super().result(timeout)
 
     def abandon(self) -> None:
         """Cancels the work and waits for its end: 5 s at most, or till Ctrl+C."""

@@ -12,6 +12,7 @@ from moshgrid.swarm.swarm_progress import SwarmView
 __all__ = [
     "cannot_save",
     "caught_up",
+    "gradients_not_finite",
     "joined",
     "leaving",
     "no_group",
@@ -91,10 +92,11 @@ def state_fetched(round_number: int, progress: Progress | None) -> str:
     if progress is None or not progress.bytes_done:
         return f"state of round {round_number}: verified"
     megabits = progress.rate * 8 / 1e6
+    before = f"{size(progress.bytes_before)} were here, " if progress.bytes_before else ""
     return (
-        f"state of round {round_number}: {size(progress.bytes_done)} from {progress.donors} "
-        f"{'peer' if progress.donors == 1 else 'peers'} in {progress.seconds:.1f} s "
-        f"({megabits:.0f} Mbit/s), verified"
+        f"state of round {round_number}: {size(progress.bytes_done - progress.bytes_before)} from "
+        f"{progress.donors} {'peer' if progress.donors == 1 else 'peers'} in {progress.seconds:.1f} s "
+        f"({megabits:.0f} Mbit/s), {before}verified"
     )
 
 
@@ -108,6 +110,14 @@ def not_finite(round_number: int) -> str:
     return (
         f"your model holds NaN or infinite values; nothing of it was sent, and it went back to the swarm's "
         f"state of round {round_number}. Lower the learning rate, or clip gradients"
+    )
+
+
+def gradients_not_finite() -> str:
+    """What this peer accumulated was spoilt."""
+    return (
+        "your gradients hold NaN or infinite values; they were dropped, and the step is the others'. "
+        "Use a GradScaler, lower the learning rate, or clip gradients"
     )
 
 

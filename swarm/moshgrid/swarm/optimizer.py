@@ -43,7 +43,7 @@ class Optimizer(WrappedOptimizer):
     does not; ``averaging_timeout`` is for a round in all, in seconds.
 
     Without a group it steps on its own gradients, counts that in ``no_group``, and goes on. It never
-    steps without gradients.
+    steps without gradients, or with NaN: then it takes part with weight 0, and steps with the others'.
     """
 
     def __init__(
@@ -126,6 +126,9 @@ class Optimizer(WrappedOptimizer):
     def _synchronise(self) -> None:
         _log.info(log_lines.own_part(self.run.tracker.own.samples, self.run.tracker.view()))
         if self.use_local_updates:
+            if not all(bool(torch.isfinite(p).all()) for p in self._parameters):
+                self._recover_from_nan()
+                return
             reports = self._average_parameters(float(self.run.tracker.own.samples))
             self.no_group += not any(report.committed for report, _ in reports)
             self._enter(self.epoch + 1)
@@ -133,6 +136,9 @@ class Optimizer(WrappedOptimizer):
                 self.run.completed(report, part)
             return
         batch, self._gradients = self._gradients, GradientAccumulator(self._parameters)
+        if not batch.is_finite():
+            _log.warning(log_lines.gradients_not_finite())
+            batch = GradientAccumulator(self._parameters)  # no samples: weight 0
         averager = self._averagers["grad"]
         if len(averager.peers) < 2:
             self.no_group += 1
@@ -201,6 +207,11 @@ class Optimizer(WrappedOptimizer):
             return outcome_of(averager, future, self._timeout, self.run.shows_progress)
         except ConfigurationError as error:
             return no_round(averager, str(error))
+
+    def _recover_from_nan(self) -> None:
+        _log.warning(log_lines.not_finite(self.epoch))
+        if self.run.sync() is None:
+            self._enter(self.epoch + 1)  # nobody has a state
 
     def _catch_up(self, epoch: int) -> None:
         """The swarm is in a later epoch: takes its parameters, drops gradients of old ones."""

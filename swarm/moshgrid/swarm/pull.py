@@ -16,7 +16,9 @@ import trio
 from safetensors.torch import save
 
 from moshgrid.averaging.chunk_transfer import ProgressSink
+from moshgrid.averaging.kept_download import KeptDownload
 from moshgrid.averaging.landing import Landing
+from moshgrid.averaging.part_work import in_threads
 from moshgrid.averaging.run_config import run_digest
 from moshgrid.averaging.state import NamedDescription
 from moshgrid.averaging.state_transfer import StateClient
@@ -58,6 +60,7 @@ def pull(
 ) -> None:
     """Writes ``out``/round-NNNNNN.safetensors and .json, once or each time ``every`` rounds went by.
 
+    What has come when it is interrupted stays in ``out``, for the next time.
     Raises ConfigurationError for a link without a run, MoshgridError when nobody has a state.
     """
     parsed = Link.parse(link)
@@ -81,7 +84,7 @@ def _one(node: Node, link: Link, out: Path, at_least: int | None) -> Pulled | No
     """The newest state, written; None when it is of a round before ``at_least``."""
     began = time.monotonic()
     with downloading(f"state of {link.run}", None) as bar:
-        found = node.call(_fetch, node.host, link, bar, at_least)
+        found = node.call(_fetch, node.host, link, out, bar, at_least)
     if found is None:
         return None
     landing, donors = found
@@ -104,7 +107,7 @@ def _one(node: Node, link: Link, out: Path, at_least: int | None) -> Pulled | No
 
 
 async def _fetch(
-    host: Host, link: Link, progress: ProgressSink, at_least: int | None
+    host: Host, link: Link, out: Path, progress: ProgressSink, at_least: int | None
 ) -> tuple[Landing, tuple[PeerId, ...]] | None:
     assert link.run is not None
     dht = await DHTNode.of(host)
@@ -116,9 +119,11 @@ async def _fetch(
         peers = [peer async for peer in _members(dht, link.run)]
         for name in (link.run + STATE_PART, link.run):
             digest = run_digest(host.network_name, name)
-            client = StateClient(host, digest, trust, None, partial(tuple, peers))
+            kept = KeptDownload(out / f".{digest.hex()}.download")
+            client = StateClient(host, digest, trust, None, partial(tuple, peers), kept=kept)
             found = await client.newest(progress, at_least=at_least or 0)
             if found is not None:
+                await in_threads(kept.discard)  # at once: the disk may have no room for both
                 return found
     if at_least is not None:
         return None

@@ -23,12 +23,12 @@ def outcome_of(averager: Averager, future: Future[Averaged], seconds: float, sho
     Raises what the round raises, but not for being late or for the run being closed: the report says it.
     """
     try:
-        with waiting(f"round {averager.round + 1}: waiting for the swarm", shown):
-            return future.result(seconds)
-    except TimeoutError:
-        if future.done():
-            raise  # its own
-        future.cancel()
-        return no_round(averager, f"it took longer than averaging_timeout ({seconds:g} s)")
+        try:
+            with waiting(f"round {averager.round + 1}: waiting for the swarm", shown):
+                return future.result(seconds)
+        except TimeoutError:
+            if not future.done() and future.cancel():
+                return no_round(averager, f"it took longer than averaging_timeout ({seconds:g} s)")
+            return future.result()  # it came just now, or the error is its own
     except (CancelledError, Closed):
         return no_round(averager, "the run was closed")

@@ -6,7 +6,6 @@ import logging
 import os
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from moshgrid.averaging import Averager, RoundReport, StateSnapshot
@@ -39,8 +38,8 @@ class Run:
 
     Give it to ``DiLoCo`` or ``Optimizer``; or train locally and call ``step`` now and then, which averages
     the model's floating-point parameters. ``group_size``, ``min_group_size`` and ``deadline`` (seconds to
-    wait for a group) are those of ``Averager``; ``compression`` is for ``step``. ``progress``: whether to
-    show what is waited for; None shows it on a terminal.
+    wait for a group), ``authority``, ``admission``, ``downloads`` are those of ``Averager``. ``compression``
+    is for ``step``. ``progress``: whether to show what is waited for; None shows it on a terminal.
 
     Raises SchemaMismatch, with a line per tensor, when the others in the run train another model;
     VersionMismatch when they speak another version of the protocol; ConfigurationError.
@@ -59,6 +58,7 @@ class Run:
         progress: bool | None = None,
         authority: str | None = None,
         admission: bytes = b"",
+        downloads: str | os.PathLike[str] | None = None,
     ) -> None:
         self.named_parameters = {n: p for n, p in model.named_parameters() if p.is_floating_point()}
         self._parameters = list(self.named_parameters.values())
@@ -77,7 +77,7 @@ class Run:
         self._exchange: StateExchange | None = None
         self._resumed: dict[str, Any] | None = None
         self._cannot_save = ""
-        self._trust: dict[str, Any] = {"authority": authority, "admission": admission}
+        self._given: dict[str, Any] = {"authority": authority, "admission": admission, "downloads": downloads}
         self._compression = compression
         self._grouping = {"group_size": group_size, "min_group_size": min_group_size, "deadline": deadline}
         self._averagers: dict[str, Averager] = {}
@@ -124,7 +124,7 @@ class Run:
         """
         if part not in self._averagers:
             name = f"{self.run_id}~{part}" if part else self.run_id
-            options: dict[str, Any] = {**self._grouping, **self._trust}
+            options: dict[str, Any] = {**self._grouping, **self._given}
             options["deadline"] = options["deadline"] or deadline
             self._averagers[part] = Averager(self.node, name, like, compression=compression, **options)
         return self._averagers[part]
@@ -204,7 +204,7 @@ class Run:
         if self._exchange is None:
             like = [p.data for p in self._parameters]
             self._exchange = StateExchange(
-                self.node, self.run_id, like, self._peers, lambda: self.tracker.view().epoch, **self._trust
+                self.node, self.run_id, like, self._peers, lambda: self.tracker.view().epoch, **self._given
             )
         return self._exchange
 
@@ -294,7 +294,5 @@ class Run:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()

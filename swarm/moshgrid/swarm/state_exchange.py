@@ -5,6 +5,7 @@ An optimizer's shared state travels as named arrays under a name of its own besi
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -46,10 +47,13 @@ class StateExchange:
         epoch: Callable[[], int],
         authority: str | None = None,
         admission: bytes = b"",
+        downloads: str | os.PathLike[str] | None = None,
     ) -> None:
         self._node = node
         named = run_id + STATE_PART
-        config = run_config(named, like, 2, 2, "none", "moshpit", "mean", None, authority, admission)
+        config = run_config(
+            named, like, 2, 2, "none", "moshpit", "mean", None, authority, admission, downloads
+        )
         host = node.host
 
         async def nothing() -> None:
