@@ -211,7 +211,7 @@ class ReachabilityMachine:
                 why = (
                     f"all see this peer at {_in_words((agreed,))}; whether strangers get in, nobody could try"
                 )
-            how = f"let TCP port {self._port} in" if is_own else forward
+            how = f"let TCP port {self._port} in through the firewall" if is_own else forward
             return Reachability("punchable", (agreed,), why, f"To be reached by everybody, {how}")
         if self.observed.differs:
             why = "the router shows everybody another port (symmetric), so most others come through relays"
