@@ -94,7 +94,7 @@ class ReachabilityWatch:
         self.settled = trio.Event()
         """Set when something has been said of every address family that this computer has."""
         self.public = trio.Event()
-        """Set when it was proven once that everybody can reach this peer."""
+        """Set when it was proven once, over every address family of this computer, that all can reach it."""
         host.layers[LAYER] = self
 
     @property
@@ -261,7 +261,7 @@ class ReachabilityWatch:
             _log.debug("reachable from outside: %s", found)
         if self._machine.settled:
             self.settled.set()
-        if public:
+        if len(proven) == len(found.families):
             self.public.set()
         port, four = self._machine.listening_port("ip4"), self._machine.observed("ip4")
         if self._may_map and "ip4" not in proven and self.mapping is None and four.hosts and port:
