@@ -107,6 +107,9 @@ def test_a_computer_with_ipv6_only(lab: Lab, world: World) -> None:
         print(six, said)
         assert said["verdict"] == wanted, said
         assert ("through the firewall" in said["improve"]) == (six is Six.FIREWALL), said
+        if six is Six.FIREWALL:
+            addrs = peers[six].call("relayed", seconds=PATIENCE)["addrs"]
+            assert any(addr.startswith("/ip6/") for addr in addrs), addrs
         peers[six].call("close")
 
 
