@@ -157,4 +157,5 @@ def test_doctor_says_it_of_each(world: World) -> None:
         assert ("let TCP port 31337 in" in six["advice"]) == (HOMES[key]["ip6"] != "public"), six
         address = world.homes[key][2]
         outcomes = [each["outcome"] for each in said["addresses"] if address in each["address"]]
-        assert outcomes == ["good" if HOMES[key]["ip6"] == "public" else "help"], said
+        wanted = {"good"} if HOMES[key]["ip6"] == "public" else {"help", "unknown"}  # if nobody could try
+        assert set(outcomes) <= wanted and len(outcomes) == 1, said
