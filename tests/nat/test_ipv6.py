@@ -18,6 +18,8 @@ from routers import Nat
 
 from moshgrid.p2p.link import Link
 
+pytestmark = pytest.mark.nat
+
 SCHEMA = Path(__file__).parents[2] / "docs/schemas/doctor.schema.json"
 PATIENCE = 30.0
 BOTH = ["/ip4/0.0.0.0/tcp/0", "/ip6/::/tcp/0"]
@@ -95,7 +97,6 @@ def test_a_firewall_and_one_peer_to_join_through_are_never_public(lab: Lab, worl
     peer.call("close")
 
 
-@pytest.mark.nat
 def test_a_computer_with_ipv6_only(lab: Lab, world: World) -> None:
     """Its verdict is that of IPv6, with the word for what would improve it."""
     homes = {six: world.homes[Nat.PORT_RESTRICTED, six][1] for six in Six}
@@ -113,7 +114,6 @@ def test_a_computer_with_ipv6_only(lab: Lab, world: World) -> None:
         peers[six].call("close")
 
 
-@pytest.mark.nat
 def test_symmetric_routers_are_left_aside_where_firewalls_can_be_punched(lab: Lab, world: World) -> None:
     """Over IPv4 no hole can be punched between the two, over IPv6 one can."""
     peers: list[Peer] = []
@@ -136,7 +136,6 @@ def test_symmetric_routers_are_left_aside_where_firewalls_can_be_punched(lab: La
     assert hosts[1][1] in {address for _, address, _ in hosts[0][0].peer.connections(six=True)}
 
 
-@pytest.mark.nat
 @pytest.mark.timeout(300)
 def test_doctor_says_it_of_each(world: World) -> None:
     link = str(Link("public", None, tuple(relay.addr for relay in world.joining)))

@@ -3,7 +3,8 @@
 A computer may be behind an address translator over IPv4 and stand in the open over IPv6, or be behind a
 firewall there. What is proven in one family says nothing of the other. The verdict that counts is that of
 IPv4, which nearly all others have; that of IPv6 where there is no IPv4 to the outside. Where others were met
-over one family only, a few of them are called over the other too, so that they see this peer there.
+over one family only, a few of them are called over the other too, so that they see this peer there; but only
+those that were called anyway, as others may yet be witnesses.
 """
 
 from __future__ import annotations
@@ -178,7 +179,9 @@ class ReachabilityFamilies:
             others = [
                 peer
                 for peer, met in self._peers.items()
-                if family not in met and (peer, family) not in recent
+                if family not in met
+                and (peer, family) not in recent
+                and any(each.called for each in met.values())
             ]
             for peer in others[: max(0, budget)]:
                 recent[peer, family] = now
