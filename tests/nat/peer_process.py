@@ -110,6 +110,22 @@ class Nodes:
         said, direct = self._nodes[node].call(reach)
         return {"said": said, "direct": direct, "seconds": _since(started)}
 
+    def direct(self, node: int, peer: str, seconds: float) -> Answer:
+        """Whether a direct connection with a peer is there, or comes before time is over."""
+        started = time.monotonic()
+        network = self._nodes[node].host.network
+
+        async def wait() -> bool:
+            came = trio.Event()
+            network.on_began(lambda _: came.set())
+            with trio.move_on_after(seconds):
+                while not network.is_direct(PeerId(peer)):
+                    await came.wait()
+                    came = trio.Event()
+            return network.is_direct(PeerId(peer))
+
+        return {"direct": self._nodes[node].call(wait), "seconds": _since(started)}
+
     def echo(self, node: int, peer: str, size: int, addrs: list[str] | None = None) -> Answer:
         """Send so many bytes to a peer and compare what comes back."""
         started = time.monotonic()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 import trio
+from multiaddr.protocols import P_P2P
 
 from moshgrid.p2p.addresses import Carrier, carrier_of, read_binary
 from moshgrid.p2p.delimited import read_delimited
@@ -47,7 +48,7 @@ class Identified(NamedTuple):
         found = []
         for raw in self.listens:
             try:
-                addr = read_binary(raw)
+                addr = read_binary(raw).decapsulate_code(P_P2P)
             except ValueError:
                 continue
             if carrier_of(addr) is Carrier.TCP and str(addr).startswith(f"/{family}/"):
