@@ -156,18 +156,20 @@ async def _meet(calls: Sequence[Sequence[Call]], listening: Sequence[tuple[Host,
     return met
 
 
-def measure(tries: int) -> dict[str, Any]:
-    """Everything; a row for each way of handing out, partner, window and number of others' calls."""
+def measure(
+    tries: int, windows: Sequence[int] = WINDOWS, others: Sequence[int] = (0, 4), chance: bool = True
+) -> dict[str, Any]:
+    """A row for each way of handing out, partner, window and number of others' calls."""
     rows: list[dict[str, Any]] = []
     for allocation in ("sequential", "random"):
         with Lab() as lab:
             world = World(lab, allocation)
             for partner, right in world.right.items():
-                for window in WINDOWS:
-                    for traffic in (0, 4):
+                for window in windows:
+                    for traffic in others:
                         met = [trio.run(predicted, world, right, window, traffic) for _ in range(tries)]
                         rows.append(_row(allocation, partner, "guess", window, traffic, met))
-            if allocation == "random":
+            if allocation == "random" and chance:
                 for partner, right in world.right.items():
                     met = [trio.run(by_chance, world, right) for _ in range(tries)]
                     rows.append(_row(allocation, partner, "chance", BIRTHDAY, 0, met))
