@@ -16,7 +16,6 @@ import socket
 import subprocess
 from collections import Counter
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -26,7 +25,6 @@ from wires import FAR, NEAR, LaidWire, Wire, switch_offloads_off
 
 GATEWAY = "169.254.1.1"  # the internet's end of every cable
 _FIRST_GROUP = 61  # group 0 is 61.10.0.0/16
-_ESTABLISHED = "01"
 _numbers = itertools.count(1)
 
 _INTERNET = """
@@ -70,13 +68,9 @@ class Host:
         made.bind(("0.0.0.0", port))
         return made
 
-    def connections(self) -> list[tuple[int, str, int]]:
-        """Established TCP connections as the kernel lists them: own port, the other's address and port."""
-        with self.namespace.entered():
-            lines = Path("/proc/thread-self/net/tcp").read_text().splitlines()[1:]
-        rows = [line.split()[1:4] for line in lines]
-        ends = [(*_place(ours), *_place(theirs)) for ours, theirs, state in rows if state == _ESTABLISHED]
-        return [(port, address, other) for _, port, address, other in ends]
+    def connections(self, six: bool = False) -> list[tuple[int, str, int]]:
+        """Established TCP connections: own port, the other's address and port."""
+        return self.namespace.connections(six)
 
     def close(self) -> None:
         for end in self._ends:
@@ -195,6 +189,10 @@ class Lab:
             hosts.append(self._host(called, namespace, address))
         return Home(nat, routers, hosts)
 
+    def internet_end(self, namespace: Namespace) -> tuple[Namespace, str]:
+        """The internet, and its end of the cable of a public host or a home's outermost router."""
+        return self._internet, self._cable_of[namespace.name]
+
     def passed(self) -> dict[tuple[str, str], Passed]:
         """What crossed the internet since the start, by source and destination address."""
         listing = self._internet.nft_json("set", "ip", "internet", "passed")
@@ -292,9 +290,3 @@ def _cable(switch: Namespace, port: str, host: Namespace, device: str, address: 
         f"link set {device} up",
         f"route add default via {gateway} dev {device}",
     )
-
-
-def _place(text: str) -> tuple[str, int]:
-    """An address and a port as the kernel writes them."""
-    address, port = text.split(":")
-    return socket.inet_ntoa(bytes.fromhex(address)[::-1]), int(port, 16)

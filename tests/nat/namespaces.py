@@ -6,6 +6,7 @@ import ctypes
 import os
 import shutil
 import signal
+import socket
 import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ from typing import Any
 PREFIX = "mgnat"
 NAMED = Path("/run/netns")
 INSTALL = "apt-get install nftables iproute2"
+_ESTABLISHED = "01"
 _CLONE_NEWNET = 0x40000000
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -73,6 +75,14 @@ class Namespace:
         with self.entered():
             Path("/proc/sys/net", setting).write_text(str(value))
 
+    def connections(self, six: bool = False) -> list[tuple[int, str, int]]:
+        """Established TCP connections as the kernel lists them: own port, the other's address and port."""
+        with self.entered():
+            lines = Path(f"/proc/thread-self/net/tcp{'6' if six else ''}").read_text().splitlines()[1:]
+        rows = [line.split()[1:4] for line in lines]
+        ends = [(*_place(ours), *_place(theirs)) for ours, theirs, state in rows if state == _ESTABLISHED]
+        return [(port, address, other) for _, port, address, other in ends]
+
     def entering(self) -> list[str]:
         """The words before a command that run it here, with the pid that starts it."""
         return ["nsenter", f"--net={NAMED / self.name}", "--"]
@@ -96,6 +106,14 @@ class Namespace:
 
     def remove(self) -> None:
         remove(self.name)
+
+
+def _place(text: str) -> tuple[str, int]:
+    """An address and a port as the kernel writes them: words of four bytes, the lowest first."""
+    address, port = text.split(":")
+    words = [bytes.fromhex(address[at : at + 8])[::-1] for at in range(0, len(address), 8)]
+    family = socket.AF_INET if len(words) == 1 else socket.AF_INET6
+    return socket.inet_ntop(family, b"".join(words)), int(port, 16)
 
 
 def _set_namespace(fd: int) -> None:

@@ -34,10 +34,10 @@ class Relay:
         self.peer: Peer
         self.addr = ""
 
-    def open(self, bootstrap: Iterable[str] = ()) -> None:
-        self.peer = self.process.open(
-            listen=[f"/ip4/0.0.0.0/tcp/{PORT}"], relay=True, dht=True, bootstrap=list(bootstrap)
-        )
+    def open(self, bootstrap: Iterable[str] = (), six: bool = False) -> None:
+        """``six``: it listens on IPv6 too."""
+        listen = [f"/ip4/0.0.0.0/tcp/{PORT}", *([f"/ip6/::/tcp/{PORT}"] if six else [])]
+        self.peer = self.process.open(listen=listen, relay=True, dht=True, bootstrap=list(bootstrap))
         self.addr = f"/ip4/{self.host.address}/tcp/{PORT}/p2p/{self.peer.peer_id}"
 
 

@@ -22,6 +22,7 @@ from moshgrid.dht import DHT
 from moshgrid.p2p import Node
 from moshgrid.p2p.identity import PeerId
 from moshgrid.p2p.network import Stream
+from moshgrid.p2p.reachability import Reachability
 
 ECHO = "/test/echo/1"
 _LISTEN = ["/ip4/0.0.0.0/tcp/0"]
@@ -79,8 +80,14 @@ class Nodes:
         found = self._nodes[node].call(_verdict, self._nodes[node], seconds, about, wanted)
         return {**found, "all": self._verdicts[node], "seconds": _since(started)}
 
+    def families(self, node: int, seconds: float, wanted: dict[str, str]) -> Answer:
+        """As ``verdict``, once those over IPv4 and IPv6 are these, or time is over."""
+        started = time.monotonic()
+        found = self._nodes[node].call(_families, self._nodes[node], seconds, wanted)
+        return {**found, "all": self._verdicts[node], "seconds": _since(started)}
+
     def said(self, node: int, seconds: float) -> Answer:
-        """All verdicts so far, once there is one, even that it is unknown."""
+        """All verdicts so far, once there is one of each address family, even that it is unknown."""
         watch = self._nodes[node].host.layers["reachability"]
 
         async def wait() -> None:
@@ -102,6 +109,22 @@ class Nodes:
 
         said, direct = self._nodes[node].call(reach)
         return {"said": said, "direct": direct, "seconds": _since(started)}
+
+    def direct(self, node: int, peer: str, seconds: float) -> Answer:
+        """Whether a direct connection with a peer is there, or comes before time is over."""
+        started = time.monotonic()
+        network = self._nodes[node].host.network
+
+        async def wait() -> bool:
+            came = trio.Event()
+            network.on_began(lambda _: came.set())
+            with trio.move_on_after(seconds):
+                while not network.is_direct(PeerId(peer)):
+                    await came.wait()
+                    came = trio.Event()
+            return network.is_direct(PeerId(peer))
+
+        return {"direct": self._nodes[node].call(wait), "seconds": _since(started)}
 
     def echo(self, node: int, peer: str, size: int, addrs: list[str] | None = None) -> Answer:
         """Send so many bytes to a peer and compare what comes back."""
@@ -133,6 +156,20 @@ async def _prepare(node: Node, verdicts: list[tuple[str, float]], started: float
 
 
 async def _verdict(node: Node, seconds: float, about: str, wanted: str) -> Answer:
+    def is_it(found: Reachability) -> bool:
+        known = found.verdict != "unknown" and about in found.why
+        return known and wanted in ("", found.verdict)
+
+    return await _said(node, seconds, is_it)
+
+
+async def _families(node: Node, seconds: float, wanted: dict[str, str]) -> Answer:
+    return await _said(
+        node, seconds, lambda found: {key: each.verdict for key, each in found.families.items()} == wanted
+    )
+
+
+async def _said(node: Node, seconds: float, is_it: Callable[[Reachability], bool]) -> Answer:
     changed = trio.Event()
 
     def hear(event: Mapping[str, Any]) -> None:
@@ -141,15 +178,12 @@ async def _verdict(node: Node, seconds: float, about: str, wanted: str) -> Answe
 
     node.host.events.add_sink(hear)
     with trio.move_on_after(seconds):
-        while (
-            node.reachability.verdict == "unknown"
-            or about not in node.reachability.why
-            or wanted not in ("", node.reachability.verdict)
-        ):
+        while not is_it(node.reachability):
             await changed.wait()
             changed = trio.Event()
     found = node.reachability
-    return {"verdict": found.verdict, "why": found.why, "improve": found.improve}
+    families = {family: each.verdict for family, each in found.families.items()}
+    return {"verdict": found.verdict, "why": found.why, "improve": found.improve, "families": families}
 
 
 async def _relayed(node: Node, seconds: float, without: str, count: int) -> list[str]:

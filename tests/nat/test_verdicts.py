@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,6 +28,8 @@ EXPECTED = {
     Nat.UDP_BLOCKED: "punchable",
     Nat.DOUBLE: "punchable",
 }
+NEWCOMER = Path(__file__).with_name("newcomer.py")
+IMPROVE = {"public": "", "punchable": "forward TCP port", "private": "forward TCP port"}
 PATIENCE = 30.0
 """What is to take 5 s is printed: it depends on the machine."""
 
@@ -69,6 +72,41 @@ def test_a_verdict_in_time_and_the_right_one(world: World) -> None:
         assert said["why"] and (said["improve"] or nat in (Nat.OPEN, Nat.FULL_CONE)), said
     for peer in newcomers.values():
         peer.call("close")
+
+
+@pytest.mark.nat
+@pytest.mark.timeout(300)
+def test_from_the_start_of_a_process_to_the_verdict(world: World) -> None:
+    """One process after the other, its imports included: what a volunteer waits for.
+
+    Wanted are 5 s on a quiet machine; what it took is printed.
+    """
+    bootstrap = [relay.addr for relay in world.joining]
+    table: dict[str, list[tuple[str, float]]] = {}
+    for nat, (home, _) in world.homes.items():
+        started = time.monotonic()
+        process = home.peer.start(
+            [sys.executable, str(NEWCOMER), *bootstrap],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert process.stdin and process.stdout
+        said = []
+        for line in process.stdout:
+            heard = json.loads(line)
+            took = round(time.monotonic() - started, 2)
+            said.append((heard["verdict"], took))
+            if heard["verdict"] == EXPECTED[nat] or took > PATIENCE:
+                break
+        table[nat.value] = said
+        process.stdin.close()
+        assert process.wait(PATIENCE) == 0
+        assert heard["verdict"] == EXPECTED[nat], (nat, said, heard)
+        assert IMPROVE[EXPECTED[nat]] in heard["improve"], heard
+        assert bool(heard["improve"]) == (EXPECTED[nat] != "public"), heard
+    print("seconds from the start of the process:", json.dumps(table))
+    assert not [nat for nat in table if ("public" in dict(table[nat])) != (EXPECTED[Nat(nat)] == "public")]
 
 
 def test_an_address_restricted_nat_and_one_bootstrap_are_never_public(lab: Lab, world: World) -> None:

@@ -18,6 +18,7 @@ from moshgrid.p2p.dcutr import (
     Say,
     places_of,
 )
+from moshgrid.p2p.identity import Identity
 from moshgrid.p2p.machine import DeadlinePassed
 from moshgrid.p2p.protobuf import Malformed
 
@@ -74,6 +75,15 @@ def test_words_out_of_turn_are_refused(begins):
     machine.handle(Heard(HolePunch(CONNECT)), 0.1)
     with pytest.raises(Malformed):
         machine.handle(Heard(HolePunch(CONNECT)), 0.2)
+
+
+def test_a_peer_id_at_the_end_is_no_part_of_the_place():
+    """js-libp2p sends its addresses so, the relayed ones too."""
+    peer = Identity.from_seed(bytes(32)).peer_id
+    place = f"/ip4/61.1.1.1/tcp/1/p2p/{peer}"
+    assert places_of(binary(place, f"{place}/p2p-circuit/p2p/{peer}", f"{place}/p2p-circuit")) == [
+        ("61.1.1.1", 1)
+    ]
 
 
 def test_only_plain_tcp_places_of_the_world_are_called_and_few():

@@ -39,6 +39,12 @@ def target(host: str = ASKER, port: int = 4001) -> Target:
         ("169.254.169.254", None, False),
         ("0.0.0.0", None, False),
         ("224.0.0.1", None, False),
+        ("2a10:1::5", None, True),
+        ("fd00::1", None, False),
+        ("fe80::1", None, False),
+        ("::1", None, False),
+        ("64:ff9b::192.168.1.1", None, False),
+        ("2002:c0a8:101::1", None, False),
         ("printer", None, False),
         ("", None, False),
     ],
@@ -104,3 +110,11 @@ def test_whoever_was_called_is_no_stranger_nor_is_anybody_beside():
     for number in range(100):
         contacts.called(f"70.{number}.1.1")
     assert contacts.newest(2) == ("70.99.0.0/16", "70.98.0.0/16") and len(contacts.newest(64)) == 64
+
+
+def test_those_seen_over_the_family_that_is_to_be_called_are_asked_first():
+    four = [(PeerId(f"four{n}"), f"{70 + n}.1.1.1") for n in range(3)]
+    six = [(PeerId("both"), "80.1.1.1"), (PeerId("both"), "2a10:8::1"), (PeerId("six"), "2a10:9::1")]
+    chosen = witnesses_for("2a10:1::5", ["2a10:7::/32"], [*four, *six, (PeerId("known"), "2a10:7::1")])
+    assert chosen[:2] == [(PeerId("both"), "2a10:8::1"), (PeerId("six"), "2a10:9::1")]
+    assert len(chosen) == 3 and len({peer for peer, _ in chosen}) == 3

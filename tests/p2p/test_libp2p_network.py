@@ -337,6 +337,7 @@ def test_ipv6():
             stream = await other.open_stream(network.peer_id, ECHO)
             await stream.send(b"six")
             assert await stream.receive() == b"six"
+            assert network.observed_ip(other.peer_id) == other.observed_ip(network.peer_id) == "::1"
 
     run(scenario)
 

@@ -13,6 +13,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 
+from multiaddr.protocols import P_P2P
+
 from moshgrid.p2p.addresses import Carrier, carrier_of, read_binary
 from moshgrid.p2p.ip_ranges import is_home, is_nowhere
 from moshgrid.p2p.machine import DeadlinePassed
@@ -85,7 +87,7 @@ def places_of(addrs: Sequence[bytes], home_too: bool = False) -> list[Place]:
     hosts: set[str] = set()
     for raw in addrs:
         try:
-            addr = read_binary(raw)
+            addr = read_binary(raw).decapsulate_code(P_P2P)  # with which js-libp2p ends them
             if carrier_of(addr) is not Carrier.TCP:
                 continue
             (kind, host), (_, port) = addr.items()

@@ -123,17 +123,22 @@ def witnesses_for(
 ) -> list[tuple[PeerId, str]]:
     """At most three of ``connected`` (peers and where they are), each in a group of its own.
 
-    None is in the group of ``asker`` or in one to ``avoid``, and none is a neighbour of ours.
+    None is in the group of ``asker`` or in one to ``avoid``, and none is a neighbour of ours. Those seen over
+    the address family of ``asker`` come first: of others nobody knows whether they can call there.
     """
     taken = {group_of(asker), *avoid}
     chosen: list[tuple[PeerId, str]] = []
-    for peer, host in connected:
+    seen = set[PeerId]()
+    for peer, host in sorted(connected, key=lambda each: (":" in each[1]) != (":" in asker)):
+        if peer in seen:
+            continue
         try:
             if is_home(host) or (group := group_of(host)) in taken:
                 continue
         except ValueError:
             continue
         taken.add(group)
+        seen.add(peer)
         chosen.append((peer, host))
         if len(chosen) == MAX_WITNESSES:
             break

@@ -8,7 +8,7 @@ from ipaddress import IPv4Network, IPv6Network, ip_network
 
 import psutil
 
-from moshgrid.p2p.ip_ranges import plain_ip
+from moshgrid.p2p.ip_ranges import is_home, plain_ip
 
 __all__ = ["Interfaces"]
 
@@ -35,6 +35,20 @@ class Interfaces:
         """The networks that the interfaces are in, by their masks."""
         self._look()
         return self._networks
+
+    @staticmethod
+    def lead_to(host: str) -> bool:
+        """True when packets to the IP address ``host`` could be sent, and answers come back; none is sent.
+
+        Over IPv6 that takes an address of this computer that means something outside.
+        """
+        six = plain_ip(host).version == 6
+        try:
+            with socket.socket(socket.AF_INET6 if six else socket.AF_INET, socket.SOCK_DGRAM) as sock:
+                sock.connect((host, 9))
+                return not (six and not is_home(host) and is_home(str(sock.getsockname()[0])))
+        except OSError:
+            return False
 
     def look_again(self) -> None:
         """They have changed."""

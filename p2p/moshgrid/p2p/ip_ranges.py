@@ -11,10 +11,14 @@ _HOME: tuple[IPv4Network | IPv6Network, ...] = tuple(
     ip_network(text)
     for text in (
         *("127.0.0.0/8", "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "169.254.0.0/16", "100.64.0.0/10"),
-        *("::1/128", "fc00::/7", "fe80::/10"),
+        *("::1/128", "fc00::/7", "fe80::/10", "fec0::/10"),
     )
 )
 """Loopback, local networks, and what a provider shares among its customers (RFC 6598)."""
+
+
+_TRANSLATED = ip_network("64:ff9b::/96")
+"""IPv4 behind a translator (RFC 6052)."""
 
 
 @lru_cache(maxsize=4096)
@@ -28,8 +32,18 @@ def plain_ip(text: str) -> IPv4Address | IPv6Address:
 
 def is_home(text: str) -> bool:
     """True for what is dialled within one home, office or provider only. Raises ValueError."""
-    ip = plain_ip(text)
+    ip = _inner(plain_ip(text))
     return any(ip in each for each in _HOME if each.version == ip.version)
+
+
+def _inner(ip: IPv4Address | IPv6Address) -> IPv4Address | IPv6Address:
+    """The IPv4 address that packets to an IPv6 one would end at, where it is made of one."""
+    if isinstance(ip, IPv6Address):
+        if ip in _TRANSLATED:
+            return IPv4Address(int(ip) & 0xFFFFFFFF)
+        if ip.sixtofour is not None:
+            return ip.sixtofour
+    return ip
 
 
 def is_loopback(text: str) -> bool:
@@ -39,7 +53,7 @@ def is_loopback(text: str) -> bool:
 
 def is_nowhere(text: str) -> bool:
     """True where no peer can be: wildcards, multicast, what is reserved, links without a zone."""
-    ip = plain_ip(text)
+    ip = _inner(plain_ip(text))
     return ip.is_unspecified or ip.is_multicast or ip.is_link_local or str(ip) == "255.255.255.255"
 
 

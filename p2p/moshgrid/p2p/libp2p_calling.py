@@ -8,8 +8,6 @@ from weakref import WeakKeyDictionary
 import trio
 from libp2p.abc import IRawConnection
 from libp2p.exceptions import BaseLibp2pError
-from libp2p.io.trio import TrioTCPStream
-from libp2p.network.connection.raw_connection import RawConnection
 from libp2p.peer.id import ID
 from multiaddr import Multiaddr
 
@@ -26,9 +24,11 @@ from moshgrid.p2p.libp2p_circuits import Circuits
 from moshgrid.p2p.libp2p_failures import explain_failure
 from moshgrid.p2p.libp2p_raw_bytes import ChannelBroken
 from moshgrid.p2p.libp2p_securing import PeerMismatch
+from moshgrid.p2p.libp2p_tcp import over_tcp
 from moshgrid.p2p.libp2p_upgrade import Upgrade
 from moshgrid.p2p.libp2p_websocket import call_web_tls, call_websocket
 from moshgrid.p2p.libp2p_yamux import YamuxConnection
+from moshgrid.p2p.reachability import Family, family_of
 
 __all__ = ["Caller"]
 
@@ -53,10 +53,11 @@ class Caller:
         self.rules = rules
         self.trusted: LastUsed[str, None] = LastUsed(_MAX_TRUSTED)
         """Addresses that the user named, not a stranger; they may be anywhere."""
-        self.shows_port = True
-        """True while the world is called from the port that is listened on, so that others see how a router
-        maps it. Who knows that it can be reached needs that no more, and two who call each other at the
-        same moment, both from there, get one connection without a server."""
+        self.proven: frozenset[Family] = frozenset()
+        """Families over which everybody reaches us. Over the others the world is called from the port that is
+        listened on, so that others see how a router maps it. Who knows that it can be reached needs that no
+        more, and two who call each other at the same moment, both from there, get one connection without a
+        server."""
         self.called_from: WeakKeyDictionary[YamuxConnection, int] = WeakKeyDictionary()
         """The listening port from which each of these connections was called."""
 
@@ -90,11 +91,11 @@ class Caller:
     async def _call_host(self, place: Multiaddr, host: str, port: int, peer: ID) -> YamuxConnection:
         self.contacts.called(host)
         source = None
-        if self.shows_port and carrier_of(place) is Carrier.TCP and not is_home(host):
+        if family_of(host) not in self.proven and carrier_of(place) is Carrier.TCP and not is_home(host):
             source = self.ports.towards(host)
         if source is not None:
             try:
-                raw = RawConnection(TrioTCPStream(await connect_from(source, host, port)), True)
+                raw = over_tcp(await connect_from(source, host, port), True)
                 connection = await self._upgrade.connect(raw, peer)
             except OSError as error:
                 if error.errno not in BUSY:
@@ -112,7 +113,7 @@ class Caller:
         """A new connection from any port, even where there is one; not running yet. Raises DialFailed."""
         self.contacts.called(host)
         try:
-            raw = RawConnection(TrioTCPStream(await connect_from(None, host, port)), True)
+            raw = over_tcp(await connect_from(None, host, port), True)
             return await self._upgrade.connect(raw, ID.from_base58(peer))
         except (BaseLibp2pError, MoshgridError, ChannelBroken, OSError) as error:
             raise DialFailed(explain_failure(error, peer)) from error
@@ -127,11 +128,11 @@ async def _connect(place: Multiaddr, host: str, port: int) -> IRawConnection:
     carrier = carrier_of(place)
     stream = await trio.open_tcp_stream(host, port)
     if carrier is Carrier.TCP:
-        return RawConnection(TrioTCPStream(stream), True)
+        return over_tcp(stream, True)
     # A web server may serve several names: both TLS and HTTP say which one is meant.
     (_, name), *_ = place.items()
     name = str(name)
-    raw: IRawConnection = RawConnection(TrioTCPStream(stream), True)
+    raw: IRawConnection = over_tcp(stream, True)
     if carrier is Carrier.WEB_TLS:
         raw = await call_web_tls(stream, name)
     return await call_websocket(raw, f"[{name}]:{port}" if ":" in name else f"{name}:{port}")

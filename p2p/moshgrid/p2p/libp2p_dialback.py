@@ -114,13 +114,14 @@ class DialBack:
             return DialBackAnswer((await self._call(PeerId(query.peer), query.targets),))
         if not self._rates.allows(peer, now):
             raise Unreachable(peer, [(DIALBACK.protocol, "asked too often; try again later")])
-        address = self._network.observed_ip(peer)
-        if address is None or is_home(address) or not may_be_called(query.targets, address):
+        seen_at = self._network.observed_ips(peer)
+        address = next((host for host in seen_at if may_be_called(query.targets, host)), None)
+        if address is None or is_home(address):
             raise RemoteProtocolError(peer, "asked for calls to where it does not come from")
         connected = [
-            (other, place)
+            (other, host)
             for other in self._network.connected() - {peer}
-            if (place := self._network.observed_ip(other)) is not None
+            for host in self._network.observed_ips(other)
         ]
         self._host.rng.shuffle(connected)
         called: list[Called] = []
@@ -138,12 +139,16 @@ class DialBack:
         called.extend(answer.called[:1])
 
     async def _call(self, peer: PeerId, targets: tuple[Target, ...]) -> Called:
-        group = "" if (own := self._own_host()) is None else group_of(own)
+        own = self._own_host(six=":" in targets[0].host)
         if peer == self._host.peer_id or not may_be_called(targets, None):
             raise RemoteProtocolError(peer, "is to be called where no stranger can be")
+        if not all(self._network.interfaces.lead_to(target.host) for target in targets):
+            raise Unreachable(peer, [(DIALBACK.protocol, "this peer has no way to such addresses")])
+        group = "" if own is None else group_of(own)
+        hosts = {target.host for target in targets}
         if peer in self._network.connected() and (
-            (met_at := self._network.observed_ip(peer)) is None
-            or met_at in {target.host for target in targets}  # else it has moved
+            not (met_at := self._network.observed_ips(peer))
+            or not hosts.isdisjoint(met_at)  # else it has moved, or is to be called over another family
         ):
             return Called(group, (), knows_you=True)
         if self._calls >= _CALLS_AT_ONCE:
@@ -181,6 +186,6 @@ class DialBack:
                 # Else it is a direct connection as good as any, and ends as they do, for being idle: either
                 # side may have begun to use it.
 
-    def _own_host(self) -> str | None:
-        seen = self._network.offering.seen_at
-        return seen[0][0] if seen else None
+    def _own_host(self, six: bool) -> str | None:
+        """Where others see us in a family."""
+        return next((host for host in self._network.offering.hosts() if (":" in host) == six), None)

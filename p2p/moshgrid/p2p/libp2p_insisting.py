@@ -7,8 +7,6 @@ from collections.abc import Awaitable, Callable
 
 import trio
 from libp2p.exceptions import BaseLibp2pError
-from libp2p.io.trio import TrioTCPStream
-from libp2p.network.connection.raw_connection import RawConnection
 from libp2p.peer.id import ID
 
 from moshgrid.p2p.calling_port import connect_from
@@ -16,6 +14,7 @@ from moshgrid.p2p.errors import MoshgridError
 from moshgrid.p2p.identity import PeerId
 from moshgrid.p2p.libp2p_calling import Caller
 from moshgrid.p2p.libp2p_raw_bytes import ChannelBroken
+from moshgrid.p2p.libp2p_tcp import over_tcp
 from moshgrid.p2p.libp2p_upgrade import Upgrade
 from moshgrid.p2p.libp2p_yamux import YamuxConnection
 
@@ -86,7 +85,7 @@ class Insisting:
             done.set()
 
     async def _shake_hands(self, stream: trio.SocketStream, peer: PeerId, as_client: bool) -> bool:
-        raw = RawConnection(TrioTCPStream(stream), as_client)
+        raw = over_tcp(stream, as_client)
         try:
             connection = await self._upgrade.connect(raw, ID.from_base58(peer) if as_client else None)
         except (BaseLibp2pError, MoshgridError, ChannelBroken, OSError) as error:

@@ -11,8 +11,6 @@ from functools import partial
 
 import trio
 from libp2p.abc import IRawConnection
-from libp2p.io.trio import TrioTCPStream
-from libp2p.network.connection.raw_connection import RawConnection
 from libp2p.peer.id import ID
 from multiaddr import Multiaddr
 
@@ -24,6 +22,7 @@ from moshgrid.p2p.errors import ConfigurationError, MoshgridError
 from moshgrid.p2p.first_words import proposes_first
 from moshgrid.p2p.identity import PeerId
 from moshgrid.p2p.idle import IdleConnections
+from moshgrid.p2p.libp2p_tcp import over_tcp
 from moshgrid.p2p.libp2p_upgrade import Upgrade
 from moshgrid.p2p.libp2p_websocket import accept_websocket
 from moshgrid.p2p.libp2p_yamux import YamuxConnection
@@ -176,7 +175,7 @@ class Doorkeeper:
         with trio.move_on_after(self._admission.limits.handshake_seconds):
             try:
                 called = await self._whom_we_call(stream) if carrier is Carrier.TCP else None
-                raw: IRawConnection = RawConnection(TrioTCPStream(stream), called is not None)
+                raw: IRawConnection = over_tcp(stream, called is not None)
                 if carrier is Carrier.WEBSOCKET:
                     raw = await accept_websocket(raw)
                 return await self._upgrade.connect(raw, called, authenticated)

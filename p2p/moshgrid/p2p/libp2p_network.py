@@ -202,10 +202,17 @@ class Libp2pNetwork:
 
     def observed_ip(self, peer: PeerId) -> str | None:
         """The IP address at the other end of a direct connection with ``peer``; None without one."""
-        for connection in self._connections.usable(peer):
-            if not connection.is_relayed and (place := connection.get_remote_address()) is not None:
-                return place[0]
-        return None
+        return next(iter(self.observed_ips(peer)), None)
+
+    def observed_ips(self, peer: PeerId) -> tuple[str, ...]:
+        """Those at the other ends of all direct connections with ``peer``, the newest first."""
+        direct = [each for each in self.connections_with(peer) if not each.is_relayed]
+        places = [place for each in direct if (place := each.get_remote_address()) is not None]
+        return tuple(dict.fromkeys(place[0] for place in places))
+
+    def connections_with(self, peer: PeerId) -> list[YamuxConnection]:
+        """Those that can be used: direct ones first, then the newest."""
+        return self._connections.usable(peer)
 
     def on_lost(self, listener: Callable[[PeerId], None]) -> Callable[[], None]:
         """Calls ``listener`` when the last connection to a peer ends."""

@@ -17,6 +17,8 @@ from libp2p.io.trio import TrioTCPStream
 from libp2p.network.connection.exceptions import RawConnError
 from libp2p.network.connection.raw_connection import RawConnection
 
+from moshgrid.p2p.libp2p_tcp import TcpBytes
+
 __all__ = [
     "STALL_SECONDS",
     "ChannelBroken",
@@ -57,12 +59,10 @@ def raw_bytes_of(connection: IRawConnection) -> RawBytes:
     """The fastest way to the bytes of ``connection``."""
     if (own := getattr(connection, "raw_bytes", None)) is not None:
         return own()  # type: ignore[no-any-return]
-    if (
-        type(connection) is RawConnection
-        and type(connection.stream) is TrioTCPStream
-        and hasattr(os, "readv")
-    ):
-        return SocketBytes(connection, connection.stream.stream)
+    if type(connection) is RawConnection and hasattr(os, "readv"):
+        stream = connection.stream
+        if isinstance(stream, TrioTCPStream) and type(stream) in (TcpBytes, TrioTCPStream):
+            return SocketBytes(connection, stream.stream)
     foreign = ForeignBytes(connection)
     # Whoever asks again gets the same, which may hold bytes that nobody has read yet.
     connection.raw_bytes = lambda: foreign  # type: ignore[attr-defined]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Literal
 
 from moshgrid.p2p.host import Host
@@ -14,7 +15,9 @@ __all__ = [
     "Announce",
     "Answered",
     "AskForCalls",
+    "CallOver",
     "Event",
+    "Family",
     "ListeningOn",
     "Mapped",
     "Observed",
@@ -23,6 +26,7 @@ __all__ = [
     "Proven",
     "Reachability",
     "Verdict",
+    "family_of",
     "reachability_of",
 ]
 
@@ -30,6 +34,12 @@ LAYER = "reachability"
 """What keeps finding out is called this in ``Host.layers``."""
 
 Verdict = Literal["public", "punchable", "private", "unknown"]
+Family = Literal["ip4", "ip6"]
+
+
+def family_of(host: str) -> Family:
+    """Of an IP address."""
+    return "ip6" if ":" in host else "ip4"
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +53,8 @@ class Reachability:
     """What the verdict rests on, for people."""
     improve: str
     """What would make it better; empty when nothing would."""
+    families: Mapping[Family, Reachability] = field(default_factory=dict)
+    """The same over IPv4 and over IPv6, of each that this computer has."""
 
     def __str__(self) -> str:
         return f"{self.verdict}: {self.why}" + (f". {self.improve}" if self.improve else "")
@@ -70,6 +82,9 @@ class ListeningOn:
     """IP addresses of this computer that mean something to the world."""
     home_hosts: tuple[str, ...] = ()
     """And those that mean something at home: with others, this is another home."""
+    family: Family = "ip4"
+    leads_outside: bool = True
+    """Whether packets of this family have a way to the world at all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +150,14 @@ class AskForCalls:
 
     peer: PeerId
     places: tuple[Place, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class CallOver:
+    """Call ``peer`` over this family too, so that it sees where we are in it."""
+
+    peer: PeerId
+    family: Family
 
 
 @dataclass(frozen=True, slots=True)

@@ -52,6 +52,8 @@ class ReachabilityMachine:
         self._proofs: dict[Place, set[str]] = {}
         self._missed = 0
         self._tried = 0
+        self._barred = False
+        """Strangers called since we are here, and none has come through yet."""
         self._introducers: dict[PeerId, PeerCame] = {}
         self._asked: set[PeerId] = set()
         self._pending = 0
@@ -98,10 +100,12 @@ class ReachabilityMachine:
                 if place in self._candidates() or place in self._proofs:
                     self._proofs.setdefault(place, set()).add(group_of(witness))
                     self._missed = 0
+                    self._barred = False
             case Answered(_, tried, missed):
                 self._pending = max(0, self._pending - 1)
                 self._tried += tried
                 self._missed += missed
+                self._barred = self._barred or missed > 0
                 if self._missed >= _REFUTING and missed == tried:
                     self._refuted()
             case DeadlinePassed():
@@ -126,6 +130,7 @@ class ReachabilityMachine:
         if not but_observers:
             self.observed.clear()
         self._proofs.clear()
+        self._barred = False
         self._asked.clear()
         self._tried = self._missed = self._pending = self._rounds = 0
         self._next_round = None
@@ -205,13 +210,13 @@ class ReachabilityMachine:
         if agreed is not None:
             is_own = agreed[0] in self._own
             what = "a firewall" if is_own else "the router"
-            if self._missed:
+            if self._barred:
                 why = f"all see this peer at {_in_words((agreed,))}, but {what} lets no strangers in"
             else:
                 why = (
                     f"all see this peer at {_in_words((agreed,))}; whether strangers get in, nobody could try"
                 )
-            how = f"let TCP port {self._port} in" if is_own else forward
+            how = f"let TCP port {self._port} in through the firewall" if is_own else forward
             return Reachability("punchable", (agreed,), why, f"To be reached by everybody, {how}")
         if self.observed.differs:
             why = "the router shows everybody another port (symmetric), so most others come through relays"

@@ -9,7 +9,8 @@ from typing import Any, Literal
 
 from moshgrid.p2p.addresses import relay_of
 from moshgrid.p2p.ip_ranges import is_home, is_loopback, plain_ip
-from moshgrid.p2p.reachability import Reachability
+from moshgrid.p2p.observed_addrs import Place
+from moshgrid.p2p.reachability import Reachability, family_of
 
 __all__ = ["Address", "Check", "Facts", "Findings", "diagnose"]
 
@@ -136,7 +137,7 @@ def _host(addr: str) -> str | None:
 
 def _addresses(facts: Facts) -> list[Address]:
     found = []
-    proven = facts.reachability.places if _is_public(facts) and facts.reachability is not None else ()
+    proven = _proven(facts)
     for addr in facts.listening:
         host = _host(addr)
         if host is None or is_loopback(host):
@@ -146,8 +147,7 @@ def _addresses(facts: Facts) -> list[Address]:
         elif any(place[0] == host for place in proven):
             found.append(Address(addr, "public", "good", "strangers called it and came through"))
         else:
-            text = "a public address of this computer; not proven that strangers get through to it"
-            found.append(Address(addr, "public", "unknown", text))
+            found.append(_not_proven(facts, addr, host))
     own = {_host(addr) for addr in facts.listening}
     for host, port in dict.fromkeys([*proven, *facts.seen_at]):
         if host in own:
@@ -157,12 +157,36 @@ def _addresses(facts: Facts) -> list[Address]:
             found.append(Address(addr, "outside", "good", "strangers called it and came through"))
         else:
             text = "where others see this peer, behind a router; strangers do not get in, or none has tried"
-            if facts.reachability is not None and facts.reachability.verdict == "private":
+            if (found_here := _found(facts, host)) is not None and found_here.verdict == "private":
                 text = "where one of the others sees this peer; the router shows each of them another port"
             found.append(Address(addr, "outside", "help", text))
     for addr in facts.relayed:
         found.append(Address(addr, "relayed", "help", "through a relay, which passes everything on"))
     return found
+
+
+def _found(facts: Facts, host: str) -> Reachability | None:
+    """What is known over the address family of ``host``."""
+    if facts.reachability is None or not facts.reachability.families:
+        return facts.reachability
+    return facts.reachability.families.get(family_of(host))
+
+
+def _proven(facts: Facts) -> list[Place]:
+    if facts.reachability is None:
+        return []
+    each = list(facts.reachability.families.values()) or [facts.reachability]
+    return [place for found in each if found.verdict == "public" for place in found.places]
+
+
+def _not_proven(facts: Facts, addr: str, host: str) -> Address:
+    """A public address of this computer that nobody is known to have come through to."""
+    known = _found(facts, host)
+    if known is not None and known.verdict == "punchable" and "lets no strangers in" in known.why:
+        text = "a public address of this computer, behind a firewall: strangers called it and did not get in"
+        return Address(addr, "public", "help", text)
+    text = "a public address of this computer; not proven that strangers get through to it"
+    return Address(addr, "public", "unknown", text)
 
 
 def _is_public(facts: Facts) -> bool:
@@ -196,7 +220,8 @@ def _outside(facts: Facts) -> Check | None:
         return None
     outcomes: dict[str, Outcome] = {"public": "good", "unknown": "unknown"}
     outcome = outcomes.get(found.verdict, "help")
-    return Check("from outside", outcome, f"{found.verdict}: {found.why}", found.improve)
+    here = found.families.get("ip4", found)  # what IPv6 is good for is a finding of its own
+    return Check("from outside", outcome, f"{here.verdict}: {here.why}", here.improve)
 
 
 def _mapping(facts: Facts) -> Check | None:
@@ -223,7 +248,12 @@ def _six(facts: Facts) -> Check:
     if not six:
         return Check("IPv6", "help", "this computer has no address of its own in the IPv6 internet")
     if any(_host(addr) in six for addr in facts.listening):
-        return Check("IPv6", "good", f"listening on {six[0]}")
+        found = None if facts.reachability is None else facts.reachability.families.get("ip6")
+        if found is None:
+            return Check("IPv6", "good", f"listening on {six[0]}")
+        outcomes: dict[str, Outcome] = {"public": "good", "unknown": "unknown"}
+        outcome = outcomes.get(found.verdict, "help")
+        return Check("IPv6", outcome, f"{found.verdict}: {found.why}", found.improve)
     advice = "listen on IPv6 too: --listen /ip6/::/tcp/31337; with it most routers need no forwarding"
     return Check("IPv6", "help", f"there is {six[0]}, and nothing listens on it", advice)
 

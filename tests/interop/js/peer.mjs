@@ -10,9 +10,10 @@ Promise.withResolvers ??= () => {
   deferred.promise = new Promise((resolve, reject) => Object.assign(deferred, { resolve, reject }))
   return deferred
 }
-const [{ circuitRelayServer, circuitRelayTransport }, { identify }, { noise }, { peerIdFromString }, { ping }, { tcp }, { tls }, { webSockets }, { yamux }, { multiaddr }, { createLibp2p }] =
+const [{ circuitRelayServer, circuitRelayTransport }, { dcutr }, { identify }, { noise }, { peerIdFromString }, { ping }, { tcp }, { tls }, { webSockets }, { yamux }, { multiaddr }, { createLibp2p }] =
   await Promise.all([
     import('@libp2p/circuit-relay-v2'),
+    import('@libp2p/dcutr'),
     import('@libp2p/identify'),
     import('@libp2p/noise'),
     import('@libp2p/peer-id'),
@@ -29,7 +30,7 @@ const ECHO = '/test/echo/1'
 const SECURITY = { noise, tls }
 
 const node = await createLibp2p({
-  addresses: { listen: [process.argv[3]] },
+  addresses: { listen: [process.argv[3]], appendAnnounce: process.argv.slice(5) },
   transports: [tcp(), webSockets(), circuitRelayTransport()],
   connectionEncrypters: process.argv[2].split(',').map((name) => SECURITY[name]()),
   streamMuxers: [yamux()],
@@ -37,7 +38,8 @@ const node = await createLibp2p({
   services: {
     identify: identify(),
     ping: ping({ runOnLimitedConnection: true }),
-    ...(process.argv[4] === 'relay' ? { relay: circuitRelayServer() } : {})
+    ...(process.argv[4] === 'relay' ? { relay: circuitRelayServer() } : {}),
+    ...(process.argv[4] === 'punch' ? { dcutr: dcutr() } : {})
   }
 })
 
@@ -103,7 +105,7 @@ const commands = {
   },
   async connections () {
     return node.getConnections().map((connection) => ({
-      peer: connection.remotePeer.toString(), encryption: connection.encryption, muxer: connection.multiplexer
+      peer: connection.remotePeer.toString(), addr: connection.remoteAddr.toString(), encryption: connection.encryption, muxer: connection.multiplexer
     }))
   }
 }
