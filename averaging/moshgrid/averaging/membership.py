@@ -46,7 +46,7 @@ class Membership:
         seekers_changed: Callable[[], None],
         progressed: Callable[[], None],
         plan_seen: Callable[[Any, PeerId], None],
-        peer_joined: Callable[[], None],
+        peers_changed: Callable[[], None],
     ) -> None:
         self._dht = dht
         self._prefix = f"avg/{run_id}"
@@ -54,7 +54,7 @@ class Membership:
         self._seekers_changed = seekers_changed
         self._progressed = progressed
         self._plan_seen = plan_seen
-        self._peer_joined = peer_joined
+        self._peers_changed = peers_changed
         self._me = dht.host.peer_id
         self._members: dict[PeerId, int] = {}
         self._seekers: dict[str, dict[PeerId, int]] = {}
@@ -129,14 +129,25 @@ class Membership:
                 latest[peer] = max(at, latest.get(peer, 0))
         return latest
 
+    def present(self, round_number: int) -> tuple[PeerId, ...]:
+        """Peers as they are to be counted: all but the doubtful ones that were left behind by others."""
+        latest, doubtful = self._latest(), self.doubtful
+        left = {peer for peer in doubtful if latest.get(peer, round_number) < round_number}
+        return tuple(peer for peer in self.peers if peer not in left)
+
     def active(self, round_number: int) -> tuple[PeerId, ...]:
         """Peers that may come to that round: all but those last declared for one long over."""
         latest = self._latest()
         return tuple(
             peer
-            for peer in self.peers
+            for peer in self.present(round_number)
             if peer == self._me or latest.get(peer, round_number) >= round_number - _RECENT_ROUNDS
         )
+
+    def is_declared_elsewhere(self, group_key: str, round_number: int) -> bool:
+        """Whether this peer's declaration for that round names another key."""
+        mine = self._declared
+        return mine is not None and mine[0] != group_key and mine[1] == round_number
 
     def lost(self, peer: PeerId) -> None:
         """The connection to a peer is gone: the records there are no longer say that it is there."""
@@ -183,7 +194,7 @@ class Membership:
                 self._declared = before
                 return
         await self._dht.put(self._key("group", group_key), {"round": round_number}, ttl=_DECLARATION_TTL)
-        if before is not None and key != group_key:
+        if before is not None and key != group_key and self._declared[0] != key:
             # Whoever waits there for this peer would wait in vain.
             await self._dht.put(self._key("group", key), {"round": 0}, ttl=_DECLARATION_TTL)
 
@@ -244,14 +255,14 @@ class Membership:
         return record.author in self._gone
 
     def _member_changed(self, record: Record) -> None:
+        was_known = record.author in self._members
         if record.deleted or self._is_stale(record):
             self._members.pop(record.author, None)
         else:
             self._date(record, _MEMBER_TTL)
-            is_new = record.author not in self._members
             self._members[record.author] = round(record.expires_at * 1000)
-            if is_new:
-                self._peer_joined()
+        if was_known != (record.author in self._members):
+            self._peers_changed()
 
     def _progress_changed(self, record: Record) -> None:
         if (number := _round_in(record)) > self._progress:

@@ -6,6 +6,7 @@ A record holds everything but the member list, which is a blob; whoever follows 
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from typing import Any
 
 from blake3 import blake3
@@ -34,8 +35,11 @@ _log = logging.getLogger("moshgrid.averaging")
 class PlanExchange:
     """The grid plans of one run at one peer."""
 
-    def __init__(self, host: Host, membership: Membership, group_size: int) -> None:
+    def __init__(
+        self, host: Host, membership: Membership, group_size: int, learned: Callable[[], None]
+    ) -> None:
         self._host = host
+        self._learned = learned
         self._membership = membership
         self._group_size = group_size
         self._blobs = Blobs.of(host)
@@ -77,6 +81,7 @@ class PlanExchange:
             plan = GridPlan.checked(record, read_member_list(data), self._group_size)
             self._blobs.keep(data)
             self.book.learned(plan, self._membership.peers, self._membership.doubtful)
+            self._learned()
         except (MoshgridError, ValueError) as error:
             _log.info("the grid plan that %s follows is ignored: %s", author, error)
         finally:

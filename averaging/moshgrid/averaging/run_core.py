@@ -62,9 +62,9 @@ class RunCore:
             seekers_changed=lambda: self._finder.seekers_changed(),
             progressed=lambda: self._finder.progressed(),
             plan_seen=lambda value, author: self._plans.seen(value, author),
-            peer_joined=lambda: self._finder.attend(self._place(self.round + 1)),
+            peers_changed=self._look_ahead,
         )
-        self._plans = PlanExchange(host, self._membership, config.group_size)
+        self._plans = PlanExchange(host, self._membership, config.group_size, self._look_ahead)
         self._rounds = RunRounds(host, self._links, self._run)
         self._finder = GroupFinder(
             host, self._links, self._membership, self._run, config, self._rounds.leader_gone
@@ -248,8 +248,18 @@ class RunCore:
         return last + 1
 
     def _place(self, number: int) -> Place:
-        plan = self._plans.in_force(number)
-        return self._config.topology.place(self._host.peer_id, View(number, tuple(sorted(self.peers)), plan))
+        peers, plan = sorted(self._membership.present(number)), self._plans.in_force(number)
+        return self._config.topology.place(self._host.peer_id, View(number, tuple(peers), plan))
+
+    def _look_ahead(self) -> None:
+        """Who takes part has changed: this peer's next group may be elsewhere than it declared."""
+        number = self.round + 1
+        place = self._place(number)
+        self._finder.attend(place)
+        if self._closed or number <= self._tried:
+            return
+        if self._membership.is_declared_elsewhere(place.key, number):
+            self._host.nursery.start_soon(self._finder.declare, place.key, number)
 
     async def _publish_progress(self, number: int) -> None:
         plan = self._plans.in_force(number)
@@ -277,6 +287,7 @@ class RunCore:
         self._membership.lost(peer)
         self._rounds.link_lost(peer, reason)
         self._finder.lost(peer)
+        self._look_ahead()
 
     def _begin(self, signed: SignedManifest, values: FlatArrays) -> RoundDriver:
         self._links.memory.keep(self._run, 2 * signed.total_bytes)
