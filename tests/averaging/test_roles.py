@@ -77,19 +77,19 @@ def test_a_draft_waits_for_all_reports_but_not_for_ever():
 # Whole groups -----------------------------------------------------------------------------------------
 
 
-async def step_all(peers):
+async def step_all(peers, weights=None):
     reports, start = {}, trio.current_time()
 
-    async def one(peer):
-        reports[peer.id] = await peer.core.step(peer.arrays, 1.0, 1)
+    async def one(peer, weight):
+        reports[peer.id] = await peer.core.step(peer.arrays, weight, 1)
 
     async with trio.open_nursery() as nursery:
-        for peer in peers:
-            nursery.start_soon(one, peer)
+        for peer, weight in zip(peers, weights or [1.0] * len(peers), strict=True):
+            nursery.start_soon(one, peer, weight)
     return reports, trio.current_time() - start
 
 
-def average(nat, rounds=2, size=24, seed=0, prepare=lambda group: None):
+def average(nat, rounds=2, size=24, seed=0, prepare=lambda group: None, weights=None):
     """What each round's reports were, how long they took, what relays carried, and what is in the arrays."""
     told = []
 
@@ -98,7 +98,7 @@ def average(nat, rounds=2, size=24, seed=0, prepare=lambda group: None):
             prepare(group)
             before = [peer.arrays[0].copy() for peer in group.peers]
             for _ in range(rounds):
-                told.append(await step_all(group.peers))
+                told.append(await step_all(group.peers, weights))
             return before, [peer.arrays[0] for peer in group.peers], group.switch.relayed_bytes
 
     before, after, relayed = run_virtual(main, seed=seed)
@@ -135,6 +135,21 @@ def test_peers_that_cannot_be_punched_say_so_in_time(seed):
         assert not any(report.committed for report in reports.values())
         assert all("no direct connection" in report.reason for report in reports.values()), reports
         assert seconds < 15.0
+
+
+def test_one_that_can_be_dialled_and_adds_nothing_reduces_for_all_that_cannot_meet():
+    """Weight 0: it helps a run of home peers without a part in their average."""
+    elements = 200_000
+    told, before, after, relayed = average(
+        [SYM, SYM, SYM, SYM, OPEN], size=elements, weights=[1.0] * 4 + [0.0]
+    )
+    for reports, seconds in told:
+        assert all(report.committed for report in reports.values()), [r.reason for r in reports.values()]
+        assert seconds < 15.0
+        assert all(len(report.contributors) == 4 for report in reports.values())
+    for vector in after:
+        np.testing.assert_allclose(vector, np.mean(before[:4], axis=0), atol=1e-6)
+    assert relayed < 4 * elements
 
 
 def test_a_group_that_has_no_common_reducer_is_split():

@@ -9,6 +9,7 @@ from moshgrid.p2p.dcutr import MAX_MESSAGE_BYTES, Heard, HolePunch, HolePunching
 from moshgrid.p2p.decoding import Unreadable, decode
 from moshgrid.p2p.delimited import read_delimited
 from moshgrid.p2p.dialback import DIALBACK, AskDialBack, may_be_called, witnesses_for
+from moshgrid.p2p.identified import Identified
 from moshgrid.p2p.identity import PeerId
 from moshgrid.p2p.ip_ranges import is_home
 from moshgrid.p2p.observed_addrs import ObservedAddrs
@@ -44,6 +45,13 @@ def dialback_answer(data: bytes) -> None:
     assert len(answer.called) <= 3
 
 
+def identified(data: bytes) -> None:
+    said = Identified.decode(data)
+    for family in ("ip4", "ip6"):
+        assert all(place.startswith(f"/{family}/") for place in said.listens_over(family))
+    said.seen_at()
+
+
 def observed(data: bytes) -> None:
     text = data.decode("latin-1")
     seen = ObservedAddrs()
@@ -62,6 +70,7 @@ TARGETS = {
     "nat-dcutr": Target(dcutr, (Malformed,)),
     "nat-dialback-query": Target(dialback_query, (Unreadable,)),
     "nat-dialback-answer": Target(dialback_answer, (Unreadable,)),
+    "nat-identified": Target(identified, (Malformed,)),
     "nat-observed": Target(observed, ()),
     "nat-router": Target(router, ()),
 }

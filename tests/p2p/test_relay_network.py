@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import random
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -41,9 +42,11 @@ class Trio:
 
 
 @asynccontextmanager
-async def relay_at(limits: RelayLimits | None = None) -> AsyncIterator[tuple[Libp2pNetwork, RelayServer]]:
+async def relay_at(
+    limits: RelayLimits | None = None, listen: str = "/ip4/127.0.0.1/tcp/0"
+) -> AsyncIterator[tuple[Libp2pNetwork, RelayServer]]:
     identity = Identity.generate()
-    async with open_libp2p_network(identity) as relay:
+    async with open_libp2p_network(identity, [listen]) as relay:
         assert isinstance(relay, Libp2pNetwork)
         server = RelayServer(relay, identity, Clock(), relay.observed_ip, limits)
         server.start()
@@ -97,6 +100,29 @@ def test_two_peers_meet_through_a_relay():
             assert info is not None and info.relay == world.relay.peer_id and info.carries_tensors
             theirs = world.target.circuit_of(world.asker.peer_id)
             assert theirs == info
+
+    run(scenario)
+
+
+def test_peers_meet_through_a_relay_over_ipv6():
+    try:
+        with socket.socket(socket.AF_INET6) as probe:
+            probe.bind(("::1", 0))
+    except OSError:
+        pytest.skip("no IPv6 loopback here")
+
+    async def scenario():
+        async with (
+            relay_at(listen="/ip6/::1/tcp/0") as (relay, server),
+            open_libp2p_network(Identity.generate(), []) as target,
+            open_libp2p_network(Identity.generate(), []) as asker,
+        ):
+            target.serve(ECHO, echo)
+            assert await asker.dial(await reserve_at(target, relay)) == target.peer_id
+            stream = await asker.open_stream(target.peer_id, ECHO)
+            await stream.send(b"six")
+            assert await stream.receive() == b"six"
+            assert server.table.circuits == 1 and relay.observed_ip(asker.peer_id) == "::1"
 
     run(scenario)
 
