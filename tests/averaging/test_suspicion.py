@@ -14,7 +14,7 @@ def watch(book=None, now=0.0, size=1000):
 def test_a_silent_member_is_suspected_after_four_of_its_usual_gaps():
     book = PaceBook()
     for _ in range(200):
-        book.observed_gap("quick", 0.1)
+        book.observed_gap("quick", 0.1, 5.0)
     assert book.silence_limit("quick") == pytest.approx(0.4)
     machine = watch(book)
     machine.heard(1, 1.0)
@@ -26,32 +26,45 @@ def test_a_silent_member_is_suspected_after_four_of_its_usual_gaps():
 def test_the_limit_never_falls_below_a_quarter_of_a_second():
     book = PaceBook()
     for _ in range(200):
-        book.observed_gap("quick", 0.001)
+        book.observed_gap("quick", 0.001, 5.0)
     assert book.silence_limit("quick") == 0.25
 
 
 def test_a_larger_gap_is_learned_at_once_and_forgotten_slowly():
     book = PaceBook()
-    book.observed_gap("slow", 2.0)
+    book.observed_gap("slow", 2.0, 5.0)
     assert book.silence_limit("slow") == 8.0
-    book.observed_gap("slow", 0.1)
+    book.observed_gap("slow", 0.1, 5.0)
     assert book.silence_limit("slow") == pytest.approx(7.2)
-    book.observed_gap("slow", 60.0)
+    book.observed_gap("slow", 60.0, 5.0)
     assert book.silence_limit("slow") == 10.0
+
+
+def test_many_short_rounds_say_as_little_of_a_members_pauses_as_few_long_ones():
+    """A computer that stops a process for half a second once a minute does so in one of a thousand rounds."""
+    short, long = PaceBook(), PaceBook()
+    for book in (short, long):
+        book.observed_gap("usual", 0.5, 5.0)
+    for _ in range(1000):
+        short.observed_gap("usual", 0.001, 0.02)
+    for _ in range(4):
+        long.observed_gap("usual", 0.001, 5.0)
+    assert short.silence_limit("usual") == pytest.approx(long.silence_limit("usual"))
+    assert short.silence_limit("usual") > 1.3
 
 
 def test_the_gap_of_who_was_suspected_wrongly_counts_too():
     book = PaceBook()
     for _ in range(200):
-        book.observed_gap("quick", 0.1)
-        book.observed_gap("slow", 0.1)
+        book.observed_gap("quick", 0.1, 5.0)
+        book.observed_gap("slow", 0.1, 5.0)
     machine = watch(book)
     machine.heard(1, 1.0)
     machine.heard(2, 1.0)
     machine.forget(1, 2.0)
     machine.forget(2, 2.0)
     machine.heard(1, 2.5)
-    machine.close()
+    machine.close(3.0)
     assert book.silence_limit("quick") == 6.0
     assert book.silence_limit("slow") == pytest.approx(0.4)  # nothing was learned of it
 
@@ -123,7 +136,7 @@ def test_the_time_this_peer_stood_still_is_nobodys_silence():
     machine.stood_still(20.0)
     assert machine.suspects(22.9) == []
     assert {member for member, _ in machine.suspects(23.0)} == {1, 2}
-    machine.close()
+    machine.close(23.0)
 
 
 def test_lateness_counts_from_when_the_waiting_began():
@@ -150,7 +163,7 @@ def test_a_round_teaches_the_next_one():
     machine = watch(book)
     machine.heard(1, 1.5)
     machine.heard(1, 1.6)
-    machine.close()
+    machine.close(3.0)
     assert book.silence_limit("quick") == 6.0
 
 

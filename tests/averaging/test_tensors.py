@@ -22,6 +22,8 @@ LAYOUTS = {
     "transposed": lambda a: np.asfortranarray(a),
     "every other": lambda a: np.repeat(a, 2, axis=1)[:, ::2],
     "backwards": lambda a: a[::-1].copy()[::-1],
+    "a matrix": lambda a: a.view(np.matrix),
+    "of a subclass": lambda a: a.view(type("Named", (np.ndarray,), {})),
 }
 
 
@@ -89,6 +91,7 @@ def test_numpy_and_torch_have_the_same_schema():
         (torch.zeros(3, device="meta"), "without data"),
         (np.zeros(3, np.complex64), "complex64; only floating point"),
         (np.array(["a"]), "only floating point"),
+        (np.ma.masked_array(np.zeros(3, np.float32)), "it is masked"),
         ([1.0, 2.0], "not list"),
         (None, "not NoneType"),
     ],
@@ -98,6 +101,12 @@ def test_what_cannot_be_averaged_is_refused_in_words(array, words):
         describe(array)
     with pytest.raises(ConfigurationError, match="array 1: "):
         Schema.of([np.zeros(2, np.float32), array])
+
+
+def test_arrays_without_a_single_element_are_refused_at_once():
+    with pytest.raises(ConfigurationError, match="nothing to average"):
+        config([np.zeros((0, 3), np.float32), torch.zeros(0)])
+    assert config([np.zeros((0, 3), np.float32), torch.zeros(())]).schema.elements == 1
 
 
 def test_a_read_only_array_is_refused_before_anything_is_sent():

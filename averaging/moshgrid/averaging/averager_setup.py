@@ -54,6 +54,8 @@ def run_config(
     if deadline is not None and not 0 < deadline <= 15:
         raise ConfigurationError(f"deadline must be more than 0 and at most 15 s, not {deadline!r}")
     schema = Schema.of(like)
+    if not schema.elements:
+        raise ConfigurationError("there is nothing to average: all arrays are empty")
     try:
         layout, order = arrange(_codecs_for(compression, schema.sizes), schema.sizes)
         get_reducer(reducer)

@@ -260,7 +260,7 @@ class GroupRound:
         if not self.over:
             self._suspicion.waiting(self._exchange.waits_for_values, self._exchange.waits_for_results, now)
             if self._seal.committed:
-                self._end(now + _LINGER)
+                self._end(now)
             elif (self._n - len(self._gone)) * 2 <= self._n:
                 effects += self._abort(f"{len(self._gone)} of {self._n} members are gone", now)
             elif not (self._exchange.has_reducer or self._exchange.complete or self._seal.decided):
@@ -280,14 +280,14 @@ class GroupRound:
         return effects
 
     def _abort(self, reason: str, now: float) -> list[RoundEffect]:
-        self._end(now + _LINGER)
+        self._end(now)
         self._seal.give_up()
         return [Abort(reason), *(Send(member, Decline(reason)) for member in self._others())]
 
-    def _end(self, until: float) -> None:
+    def _end(self, now: float) -> None:
         self.over = True
-        self._end_due = until
-        self._suspicion.close()
+        self._end_due = now + _LINGER
+        self._suspicion.close(now)
 
     def _attest(self) -> list[RoundEffect]:
         attested = self._attestation.due(flush=self._exchange.complete)

@@ -23,6 +23,8 @@ _GAP_FACTOR = 4.0
 _FIRST_GAP = 0.75
 """Assumed largest gap of a member that was not observed yet; a loaded machine shows such gaps."""
 _GAP_DECAY = 0.9
+"""Of a round of ``_GAP_SECONDS`` or more. Shorter ones show less of how long a member may pause."""
+_GAP_SECONDS = 5.0
 _LONGEST_USUAL_GAP = 2.5
 """Who was silent for longer had stopped, or its link had; that is no reason to wait longer next time."""
 _EXPECTED_FACTOR = 3.0
@@ -58,10 +60,11 @@ class PaceBook:
         rate = self._pace(peer).rate
         return _FIRST_EXPECTED if rate is None else max(_MIN_EXPECTED, size / rate)
 
-    def observed_gap(self, peer: PeerId, largest: float) -> None:
-        """The largest gap of a whole round; a smaller one lowers the estimate only slowly."""
+    def observed_gap(self, peer: PeerId, largest: float, seconds: float) -> None:
+        """The largest gap of a round of so many seconds; a smaller one lowers the estimate only slowly."""
         pace = self._pace(peer)
-        pace.gap = max(min(largest, _LONGEST_USUAL_GAP), pace.gap * _GAP_DECAY)
+        decay = _GAP_DECAY ** min(1.0, seconds / _GAP_SECONDS)
+        pace.gap = max(min(largest, _LONGEST_USUAL_GAP), pace.gap * decay)
 
     def observed_rate(self, peer: PeerId, size: int, seconds: float) -> None:
         """``size`` bytes came from ``peer`` in ``seconds``."""
@@ -106,6 +109,7 @@ class Suspicion:
     ) -> None:
         """``beyond``: members that need not be heard as long as any of the others is."""
         self._book = book
+        self._began = now
         self._peers = peers
         self._sizes = sizes
         self._longest = longest
@@ -196,10 +200,10 @@ class Suspicion:
         """True when no majority has been heard for a while."""
         return self._alone_since is not None and now >= self._alone_since + _ALONE_SECONDS
 
-    def close(self) -> None:
+    def close(self, now: float) -> None:
         """Hands what was learned to the pace book."""
         for member in self._largest.keys() - self._silent_since.keys():
-            self._book.observed_gap(self._peers[member], self._largest[member])
+            self._book.observed_gap(self._peers[member], self._largest[member], now - self._began)
 
     def _count(self, now: float) -> None:
         if (len(self._peers) - len(self._silent_since)) * 2 > len(self._peers):

@@ -28,6 +28,8 @@ _BLOCK = 1 << 20
 
 def describe(array: Any) -> tuple[tuple[int, ...], str]:
     """Shape and dtype name. Raises ConfigurationError for what is no array of floats."""
+    if isinstance(array, np.ma.MaskedArray):
+        raise ConfigurationError("it is masked, and its mask would be lost; pass array.filled(value)")
     if isinstance(array, np.ndarray):
         name = "longdouble" if array.dtype == np.longdouble != np.float64 else array.dtype.name
         if name not in _FLOATS and name != "longdouble":
@@ -55,7 +57,7 @@ def check_writable(array: Any) -> None:
 def host_view(array: Any) -> npt.NDArray[Any] | None:
     """A numpy array that shares memory with ``array``; None when there can be none."""
     if isinstance(array, np.ndarray):
-        return array
+        return array.view(np.ndarray)  # a subclass such as np.matrix may have shapes of its own
     if array.device.type != "cpu" or array.dtype == _torch().bfloat16:
         return None
     view: npt.NDArray[Any] = array.detach().numpy()
@@ -65,7 +67,7 @@ def host_view(array: Any) -> npt.NDArray[Any] | None:
 def read_into(out: Vector, array: Any) -> None:
     """Fills the flat ``out`` (float32 or float64) with the values of ``array``, in C order."""
     if isinstance(array, np.ndarray):
-        out.reshape(array.shape)[...] = array
+        out.reshape(array.shape)[...] = array.view(np.ndarray)
         return
     torch, source = _torch(), array.detach()
     target = torch.from_numpy(out)
@@ -100,6 +102,7 @@ def add_difference(array: Any, start: Any, average: Vector) -> None:
     """
     average = average.reshape(start.shape)
     if isinstance(array, np.ndarray):
+        array, start = array.view(np.ndarray), start.view(np.ndarray)
         for block in _blocks(array.shape):
             now, then, mean = array[block], start[block], average[block]
             wide = np.promote_types(array.dtype, np.float64)
