@@ -286,7 +286,7 @@ class _Answering(Generic[Query, Answer]):
 
     async def _send(self, kind: int, call_id: int, body: bytes) -> None:
         try:
-            self._sending.acquire_nowait()  # taking turns with other tasks first would cost as much as sending
+            self._sending.acquire_nowait()  # a turn of the loop would cost as much as sending
         except trio.WouldBlock:
             await self._sending.acquire()
         try:
