@@ -13,7 +13,7 @@ from port_prediction import measure
 SCHEMA = Path(__file__).parents[2] / "docs/schemas/port-prediction.schema.json"
 
 
-@pytest.mark.nat
+@pytest.mark.slow
 def test_ports_in_order_can_be_guessed_and_random_ones_cannot() -> None:
     if (reason := why_not()) is not None:
         pytest.skip(reason)

@@ -79,10 +79,10 @@ def test_a_verdict_in_time_and_the_right_one(world: World) -> None:
 def test_from_the_start_of_a_process_to_the_verdict(world: World) -> None:
     """One process after the other, its imports included: what a volunteer waits for.
 
-    Wanted are 5 s on a quiet machine; what it took is printed.
+    Wanted are 5 s on a quiet machine; what it took is printed, with the CPU seconds among them.
     """
     bootstrap = [relay.addr for relay in world.joining]
-    table: dict[str, list[tuple[str, float]]] = {}
+    table: dict[str, list[tuple[str, float, float]]] = {}
     for nat, (home, _) in world.homes.items():
         started = time.monotonic()
         process = home.peer.start(
@@ -96,8 +96,8 @@ def test_from_the_start_of_a_process_to_the_verdict(world: World) -> None:
         for line in process.stdout:
             heard = json.loads(line)
             took = round(time.monotonic() - started, 2)
-            said.append((heard["verdict"], took))
-            if heard["verdict"] == EXPECTED[nat] or took > PATIENCE:
+            said.append((heard["verdict"], took, heard["cpu_seconds"]))
+            if heard["verdict"] == EXPECTED[nat] or took > 3 * PATIENCE:
                 break
         table[nat.value] = said
         process.stdin.close()
@@ -106,7 +106,9 @@ def test_from_the_start_of_a_process_to_the_verdict(world: World) -> None:
         assert IMPROVE[EXPECTED[nat]] in heard["improve"], heard
         assert bool(heard["improve"]) == (EXPECTED[nat] != "public"), heard
     print("seconds from the start of the process:", json.dumps(table))
-    assert not [nat for nat in table if ("public" in dict(table[nat])) != (EXPECTED[Nat(nat)] == "public")]
+    for nat in Nat:
+        verdicts = {verdict for verdict, _, _ in table[nat.value]}
+        assert ("public" in verdicts) == (EXPECTED[nat] == "public"), table
 
 
 def test_an_address_restricted_nat_and_one_bootstrap_are_never_public(lab: Lab, world: World) -> None:
