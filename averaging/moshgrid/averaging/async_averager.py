@@ -123,7 +123,7 @@ class AsyncAverager:
         reference: Sequence[Any] | None = None,
     ) -> RoundReport:
         """See ``Averager.step``."""
-        check_step(weight, rounds)
+        weight, rounds = check_step(weight, rounds)
         return await self.node.call(self._running.step, arrays, weight, rounds, reference)
 
     def step_soon(
@@ -134,7 +134,7 @@ class AsyncAverager:
         reference: Sequence[Any] | None = None,
     ) -> PendingStep:
         """See ``Averager.step_soon``; the future can be awaited, too."""
-        check_step(weight, rounds)
+        weight, rounds = check_step(weight, rounds)
         start = self._schema.copy(arrays)
         operation = self.node.soon(self._running.average, start, weight, rounds, reference)
         return PendingStep(operation, partial(self._schema.add_difference, arrays, start))

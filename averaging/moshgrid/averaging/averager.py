@@ -129,7 +129,7 @@ class Averager:
         codecs fit for parameters: their error is in proportion to the difference. A round whose members
         do not all give the same reference does without, and sends float16 instead.
         """
-        check_step(weight, rounds)
+        weight, rounds = check_step(weight, rounds)
         return self.node.call(self._core.step, arrays, weight, rounds, reference)
 
     def step_soon(
@@ -146,7 +146,7 @@ class Averager:
         kept. Costs a copy of the arrays. ``cancel()`` leaves them alone. Raises as ``step``, at once for
         arrays of other shapes or dtypes, else from the future.
         """
-        check_step(weight, rounds)
+        weight, rounds = check_step(weight, rounds)
         start = self._schema.copy(arrays)
         operation = self.node.soon(self._core.average, start, weight, rounds, reference)
         return PendingStep(operation, partial(self._schema.add_difference, arrays, start))
@@ -165,7 +165,7 @@ class Averager:
         None. ``since``: the round of which these arrays and the reference are the outcome, so that they
         are for the next one only: where the run goes on without this peer, nothing is averaged.
         """
-        check_step(weight, 1)
+        weight, _ = check_step(weight, 1)
         self._schema.check(arrays)
         return self.node.soon(average_next, self._core, arrays, weight, reference, since)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Sequence
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -45,13 +46,13 @@ def run_config(
     """The arguments of an averager, checked. Raises ConfigurationError that says what is allowed."""
     if not isinstance(run_id, str) or not 1 <= len(run_id.encode()) <= 64 or "/" in run_id:
         raise ConfigurationError("run_id must be 1 to 64 bytes of text without '/'")
-    if not isinstance(group_size, int) or not 2 <= group_size <= MAX_MEMBERS:
+    if not isinstance(group_size, Integral) or not 2 <= group_size <= MAX_MEMBERS:
         raise ConfigurationError(f"group_size must be 2 to {MAX_MEMBERS}, not {group_size!r}")
-    if not isinstance(min_group_size, int) or not 2 <= min_group_size <= group_size:
+    if not isinstance(min_group_size, Integral) or not 2 <= min_group_size <= group_size:
         raise ConfigurationError(
             f"min_group_size must be 2 to group_size ({group_size}), not {min_group_size!r}"
         )
-    if deadline is not None and not 0 < deadline <= 15:
+    if deadline is not None and not (isinstance(deadline, Real) and 0 < deadline <= 15):
         raise ConfigurationError(f"deadline must be more than 0 and at most 15 s, not {deadline!r}")
     schema = Schema.of(like)
     if not schema.elements:
@@ -59,7 +60,7 @@ def run_config(
     try:
         layout, order = arrange(_codecs_for(compression, schema.sizes), schema.sizes)
         get_reducer(reducer)
-        grouping = topology_by_name(topology, group_size)
+        grouping = topology_by_name(topology, int(group_size))
     except (KeyError, ValueError) as error:
         raise ConfigurationError(error.args[0]) from None
     taken = [set(get_codec(name).dtypes) for name in codecs_of(layout)]
@@ -72,14 +73,14 @@ def run_config(
         run_id,
         schema,
         grouping,
-        group_size,
-        min_group_size,
+        int(group_size),
+        int(min_group_size),
         layout,
         order,
         dtype,
         reducer,
         deadline,
-        None if authority is None else authority_of(authority),
+        None if authority is None else authority_of(str(authority)),
         admission,
         None if downloads is None else Path(downloads).expanduser(),
     )
@@ -89,6 +90,8 @@ def _codecs_for(compression: Compression, sizes: Sequence[int]) -> tuple[str, ..
     """The codec's name for each array. Raises KeyError or ValueError."""
     if isinstance(compression, CodecPlan):
         return compression.choose(sizes)
+    if not isinstance(compression, Sequence):
+        raise ValueError(f"compression is a codec's name, one per array or a CodecPlan, not {compression!r}")
     names = (compression,) * len(sizes) if isinstance(compression, str) else tuple(compression)
     if len(names) != len(sizes):
         raise ValueError(f"compression names {len(names)} codecs for {len(sizes)} arrays")
@@ -114,9 +117,10 @@ async def open_run(host: Host, config: RunConfig) -> RunCore:
     return core
 
 
-def check_step(weight: float, rounds: int) -> None:
-    """Raises ConfigurationError for a weight or a number of rounds that makes no sense."""
-    if not isinstance(weight, int | float) or not (math.isfinite(weight) and 0 <= weight <= 1e9):
+def check_step(weight: float, rounds: int) -> tuple[float, int]:
+    """The weight and number of rounds of a step. Raises ConfigurationError where they make no sense."""
+    if not isinstance(weight, Real) or not (math.isfinite(weight) and 0 <= weight <= 1e9):
         raise ConfigurationError(f"weight must be a number from 0 to 1e9, not {weight!r}")
-    if not isinstance(rounds, int) or not 1 <= rounds <= 64:
+    if not isinstance(rounds, Integral) or not 1 <= rounds <= 64:
         raise ConfigurationError(f"rounds must be 1 to 64, not {rounds!r}")
+    return float(weight), int(rounds)

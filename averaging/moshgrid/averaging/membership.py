@@ -13,6 +13,7 @@ from typing import Any
 
 import trio
 
+from moshgrid.averaging.declarations import Declarations
 from moshgrid.averaging.topology import LOBBY, Place
 from moshgrid.dht import DHTNode, Record
 from moshgrid.p2p.errors import MoshgridError
@@ -57,7 +58,7 @@ class Membership:
         self._peers_changed = peers_changed
         self._me = dht.host.peer_id
         self._members: dict[PeerId, int] = {}
-        self._seekers: dict[str, dict[PeerId, int]] = {}
+        self._declarations = Declarations()
         self._newest: dict[PeerId, int] = {}
         self._gone: dict[PeerId, int] = {}
         """Peers whose connection was lost, and their newest record then: no older one brings them back."""
@@ -91,53 +92,39 @@ class Membership:
 
     def seekers(self, group_key: str, round_number: int) -> list[PeerId]:
         """Who is declared under a key for that round and for no later one anywhere, this peer excluded."""
-        declared = self._seekers.get(group_key, {})
-        latest = self._latest()
-        return [
-            peer for peer, at in declared.items() if at == round_number == latest[peer] and peer != self._me
-        ]
+        seekers = self._declarations.seekers(group_key, round_number)
+        return [peer for peer in seekers if peer != self._me]
 
     def awaits(self, place: Place, round_number: int) -> bool:
         """Whether somebody who took part lately may yet come to ``place``.
 
         Where keys tell who belongs there, only those count; where all groups are followed, who is
-        declared in another is not awaited; else the group's size is estimated.
+        declared in another is not awaited; else the group's size is estimated. To the lobby may come
+        who has not gone on to the next round.
         """
-        if place.key == LOBBY:
-            return False
         active = self.active(round_number)
+        if place.key == LOBBY:
+            latest, came = self._declarations.latest(), self.seekers(place.key, round_number)
+            return any(latest.get(peer) == round_number for peer in set(active) - {*came, self._me})
         if place.expected is None and place.groups > MAX_ATTENDED:
             here = len(self.seekers(place.key, round_number)) + 1
             return here < len(active) // place.groups
-        declared = self.declared(round_number)
+        latest = self._declarations.latest()
         return any(
-            peer not in declared and (place.expected is None or peer in place.expected)
+            latest.get(peer, 0) < round_number and (place.expected is None or peer in place.expected)
             for peer in active
             if peer != self._me
         )
 
-    def declared(self, round_number: int) -> set[PeerId]:
-        """Who is declared for that round or a later one, under any key that is followed."""
-        return {
-            peer for declared in self._seekers.values() for peer, at in declared.items() if at >= round_number
-        }
-
-    def _latest(self) -> dict[PeerId, int]:
-        latest: dict[PeerId, int] = {}
-        for declared in self._seekers.values():
-            for peer, at in declared.items():
-                latest[peer] = max(at, latest.get(peer, 0))
-        return latest
-
     def present(self, round_number: int) -> tuple[PeerId, ...]:
         """Peers as they are to be counted: all but the doubtful ones that were left behind by others."""
-        latest, doubtful = self._latest(), self.doubtful
+        latest, doubtful = self._declarations.latest(), self.doubtful
         left = {peer for peer in doubtful if latest.get(peer, round_number) < round_number}
         return tuple(peer for peer in self.peers if peer not in left)
 
     def active(self, round_number: int) -> tuple[PeerId, ...]:
         """Peers that may come to that round: all but those last declared for one long over."""
-        latest = self._latest()
+        latest = self._declarations.latest()
         return tuple(
             peer
             for peer in self.present(round_number)
@@ -154,8 +141,7 @@ class Membership:
         self._gone[peer] = self._newest.get(peer, 0)
         self._heard.discard(peer)
         self._members.pop(peer, None)
-        was_declared = [declared.pop(peer, None) is not None for declared in self._seekers.values()]
-        if any(was_declared):
+        if self._declarations.forget(peer):
             self._seekers_changed()
 
     def seen(self, peer: PeerId) -> None:
@@ -278,12 +264,11 @@ class Membership:
         mine = self._declared
         if record.author == self._me and mine is not None and mine[:2] == (group_key, _round_in(record)):
             self.declare_to_watch = self._dht.host.clock.now() - mine[2]
-        declared = self._seekers.setdefault(group_key, {})
         if record.deleted or self._is_stale(record):
-            declared.pop(record.author, None)
+            self._declarations.take_back(group_key, record.author)
         else:
             self._date(record, _DECLARATION_TTL)
-            declared[record.author] = _round_in(record)
+            self._declarations.note(group_key, record.author, _round_in(record))
         self._seekers_changed()
 
     def _date(self, record: Record, ttl: float) -> None:

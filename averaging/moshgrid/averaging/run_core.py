@@ -29,11 +29,12 @@ from moshgrid.averaging.run_config import RunConfig, run_digest
 from moshgrid.averaging.run_rounds import RunRounds
 from moshgrid.averaging.run_state import RunState
 from moshgrid.averaging.run_values import RunValues
+from moshgrid.averaging.steps import Steps
 from moshgrid.averaging.suspicion import PaceBook
 from moshgrid.averaging.topology import LOBBY, Place, View
 from moshgrid.averaging.wire import Frame
 from moshgrid.dht import DHTNode
-from moshgrid.p2p.errors import Closed, ConfigurationError, MoshgridError
+from moshgrid.p2p.errors import ConfigurationError, MoshgridError
 from moshgrid.p2p.host import Host
 from moshgrid.p2p.identity import PeerId
 
@@ -70,7 +71,7 @@ class RunCore:
             host, self._links, self._membership, self._run, config, self._rounds.leader_gone
         )
         self._book = PaceBook()
-        self._stepping = trio.Lock()
+        self._steps = Steps()
         self.state = RunState(
             host,
             self._run,
@@ -82,7 +83,7 @@ class RunCore:
             reached=self._membership.sealed,
         )
         self.only_after: int | None = None  # what is averaged is for the round after that one only
-        self._tried, self._closed = 0, False
+        self._tried = 0
 
     @property
     def round(self) -> int:
@@ -106,9 +107,10 @@ class RunCore:
 
     async def aclose(self) -> None:
         """Leaves the run."""
-        if self._closed:
+        if self._steps.closed:
             return
-        self._closed = True
+        with trio.move_on_after(1.0):
+            await self._steps.aclose()
         self._links.detach(self._run)
         self.state.detach()
         with trio.move_on_after(1.0):
@@ -127,7 +129,7 @@ class RunCore:
         ``reference``: arrays that all members share; what is encoded is the difference to them.
         """
         self._config.schema.check(arrays)
-        async with self._stepping:
+        async with self._steps.one():
             values = await self._offload(RunValues, self._config, arrays)
             return await self._average(values, weight, rounds, reference)
 
@@ -136,7 +138,7 @@ class RunCore:
     ) -> Averaged:
         """As ``step``, but leaves ``arrays`` alone and returns the last average beside the report."""
         self._config.schema.check(arrays)
-        async with self._stepping:
+        async with self._steps.one():
             values = await self._offload(RunValues, self._config, arrays, True)
             report = await self._average(values, weight, rounds, reference)
             return report, values.averages
@@ -147,8 +149,6 @@ class RunCore:
         shared = None if reference is None else await self._offload(Reference, self._config, reference)
         report: RoundReport | None = None
         for _ in range(rounds):
-            if self._closed:
-                raise Closed("the averager was closed")
             one = await self._one_round(values, weight, shared)
             report = one if report is None else report.followed_by(one)
         assert report is not None
@@ -157,16 +157,16 @@ class RunCore:
     async def _one_round(self, values: RunValues, weight: float, shared: Reference | None) -> RoundReport:
         if not await self._offload(values.flat.is_finite):
             raise ConfigurationError(
-                "the arrays hold NaN or infinite values, which would spoil everybody's average; "
-                "they were not sent"
+                f"the arrays hold NaN or infinite values (as {self._config.dtype}), which would spoil "
+                "everybody's average; they were not sent"
             )
         difference = await self._offload(shared.subtracted_from, values.flat) if shared else None
         began = self._host.clock.now()
         reasons: list[str] = []
         report: RoundReport | None = None
-        lobby = False
+        number, lobby = 0, False
         for _ in range(_ATTEMPTS):
-            number = self._next_round()
+            number = number if lobby else self._next_round()
             if self.only_after is not None and number > self.only_after + 1:
                 break
             place = Place(LOBBY) if lobby else self._place(number)
@@ -179,20 +179,18 @@ class RunCore:
                 if report.committed:
                     return report
                 reasons.append(report.reason)
+                with trio.move_on_after(_NEWS_SECONDS):  # its group fell apart: where is the run now?
+                    await self._membership.refresh()
             else:
                 reasons.append(signed.reason)
                 if signed.is_final:
                     break
-                if not lobby and self._membership.progress >= number:
-                    continue  # others went on without this peer: on to the round where they are
             if lobby:
                 break
-            if report is not None:  # its group went on without it, or fell apart: where is the run now?
-                with trio.move_on_after(_NEWS_SECONDS):
-                    await self._membership.refresh()
-                if self._membership.progress >= number:
-                    continue
-            lobby = True
+            # Who is left over where there are other groups may find company of its kind in the lobby, in
+            # the same round. On to the next it would run ahead of all others, and stay ahead of them.
+            is_left_over = report is None and place.groups > 1
+            lobby = is_left_over or self._membership.progress < number
         reason = "; then: ".join(dict.fromkeys(reasons)) or "the run went on without this peer"
         self._host.events.emit("no_group", round=number, reason=reason)
         report = report or RoundReport(number, codec="+".join(codecs_of(self._config.layout)))
@@ -256,7 +254,7 @@ class RunCore:
         number = self.round + 1
         place = self._place(number)
         self._finder.attend(place)
-        if self._closed or number <= self._tried:
+        if self._steps.closed or number <= self._tried:
             return
         if self._membership.is_declared_elsewhere(place.key, number):
             self._host.nursery.start_soon(self._finder.declare, place.key, number)
