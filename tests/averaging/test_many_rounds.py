@@ -1,6 +1,5 @@
 """Many rounds of real processes to which nothing is done: nobody is suspected, and none fails."""
 
-import json
 import subprocess
 import sys
 from collections import Counter
@@ -8,24 +7,10 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-
-from moshgrid.dht import DHT
-from moshgrid.p2p import Node
+from ranked_processes import end, ranked_processes, said, tell
 
 PEERS = 4
 SUSPICIONS = ("peer_lost", "takeover", "refused", "no_group", "equivocation")
-
-
-def end(process):
-    process.kill()
-    process.wait()
-    for pipe in (process.stdin, process.stdout):
-        if pipe is not None:
-            pipe.close()
-
-
-def said(process):
-    return json.loads(process.stdout.readline())
 
 
 @pytest.mark.slow
@@ -37,23 +22,9 @@ def test_no_round_of_many_fails_and_nobody_is_suspected(rounds, busy):
     with ExitStack() as stack:
         for _ in range(busy):
             stack.callback(end, subprocess.Popen([sys.executable, "-c", "while True: pass"]))
-        node = stack.enter_context(Node(listen=["/ip4/127.0.0.1/tcp/0"]))
-        stack.enter_context(DHT(node))
-        processes = []
-        for rank in range(PEERS):
-            process = subprocess.Popen(
-                [sys.executable, str(script), node.addrs[0], str(rank), str(PEERS), str(rounds)],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                text=True,
-            )
-            stack.callback(end, process)
-            processes.append(process)
+        processes = stack.enter_context(ranked_processes(script, PEERS, rounds))
         for process in processes:
-            assert "ready" in said(process)
-        for process in processes:
-            process.stdin.write("begin\n")
-            process.stdin.flush()
+            tell(process, "begin")
         told = [said(process) for process in processes]
     events = Counter()
     for one in told:

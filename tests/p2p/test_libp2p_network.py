@@ -14,6 +14,7 @@ import pytest
 import trio
 import trio.testing
 from echoing import ECHO, echo
+from ipv6_loopback import skip_without_ipv6
 from multiaddr import Multiaddr
 
 from moshgrid.p2p.connection_limits import ConnectionLimits
@@ -318,13 +319,7 @@ def test_many_connections_in_a_row_do_not_wear_it_out():
 
 
 def test_ipv6():
-    if not socket.has_ipv6:
-        pytest.skip("no IPv6 here")
-    try:
-        with socket.socket(socket.AF_INET6) as probe:
-            probe.bind(("::1", 0))
-    except OSError:
-        pytest.skip("no IPv6 loopback here")
+    skip_without_ipv6()
 
     async def scenario():
         async with (

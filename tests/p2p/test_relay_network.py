@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import random
-import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from dataclasses import dataclass
 import pytest
 import trio
 from echoing import ECHO, echo
+from ipv6_loopback import skip_without_ipv6
 from victim import until
 
 from moshgrid.p2p.clock import Clock
@@ -105,11 +105,7 @@ def test_two_peers_meet_through_a_relay():
 
 
 def test_peers_meet_through_a_relay_over_ipv6():
-    try:
-        with socket.socket(socket.AF_INET6) as probe:
-            probe.bind(("::1", 0))
-    except OSError:
-        pytest.skip("no IPv6 loopback here")
+    skip_without_ipv6()
 
     async def scenario():
         async with (

@@ -25,7 +25,7 @@ from moshgrid.averaging.flat_arrays import FlatArrays
 from moshgrid.averaging.manifest import SignedManifest
 from moshgrid.averaging.messages import PartData, ResultData
 from moshgrid.averaging.part_memory import PartMemory, Payload
-from moshgrid.averaging.part_work import Offload, PartWork
+from moshgrid.averaging.part_work import Offload, PartWork, inline
 from moshgrid.averaging.reduction import (
     Average,
     apply_results,
@@ -94,7 +94,9 @@ class RoundParts:
         self._versions: Counter[int] = Counter()
         self._unsent: defaultdict[int, deque[SendPart]] = defaultdict(deque)
         self._ahead: Counter[int] = Counter()
-        self._encoding = PartWork(offload, self._encode, self._encoded)
+        # Where each value is encoded by itself it takes less than the way to a thread and back.
+        is_quick = all(span.codec.properties.elementwise for span in signed.parts)
+        self._encoding = PartWork(inline if is_quick else offload, self._encode, self._encoded)
         self._averaging = PartWork(offload, self._average, self._averaged)
         self._closed = False
         self.result = RoundResult()
@@ -172,11 +174,7 @@ class RoundParts:
         unsent = self._unsent[member]
         while unsent and self._ahead[member] < _AHEAD:
             self._ahead[member] += 1
-            wanted = unsent.popleft()
-            if self._signed.parts[wanted.part].codec.properties.elementwise:
-                self._encoded(wanted, self._encode(wanted))  # takes less than the way to a thread and back
-            else:
-                self._encoding.add(wanted)
+            self._encoding.add(unsent.popleft())
 
     def _encode(self, wanted: SendPart) -> tuple[Payload, int]:
         return encode_part(self._signed, self._arrays, wanted.part, self._memory)
