@@ -218,10 +218,14 @@ def _outside(facts: Facts) -> Check | None:
     found = facts.reachability
     if found is None:
         return None
+    here = found.families.get("ip4", found)  # what IPv6 is good for is a finding of its own
+    return _judged("from outside", here)
+
+
+def _judged(name: str, found: Reachability) -> Check:
     outcomes: dict[str, Outcome] = {"public": "good", "unknown": "unknown"}
     outcome = outcomes.get(found.verdict, "help")
-    here = found.families.get("ip4", found)  # what IPv6 is good for is a finding of its own
-    return Check("from outside", outcome, f"{here.verdict}: {here.why}", here.improve)
+    return Check(name, outcome, f"{found.verdict}: {found.why}", found.improve)
 
 
 def _mapping(facts: Facts) -> Check | None:
@@ -251,9 +255,7 @@ def _six(facts: Facts) -> Check:
         found = None if facts.reachability is None else facts.reachability.families.get("ip6")
         if found is None:
             return Check("IPv6", "good", f"listening on {six[0]}")
-        outcomes: dict[str, Outcome] = {"public": "good", "unknown": "unknown"}
-        outcome = outcomes.get(found.verdict, "help")
-        return Check("IPv6", outcome, f"{found.verdict}: {found.why}", found.improve)
+        return _judged("IPv6", found)
     advice = "listen on IPv6 too: --listen /ip6/::/tcp/31337; with it most routers need no forwarding"
     return Check("IPv6", "help", f"there is {six[0]}, and nothing listens on it", advice)
 
