@@ -48,6 +48,9 @@ class RoutingTable:
         self.k = k
         self._placing = placing
         self._looked_at: dict[int, float] = {}
+        self._turned_away: dict[int, int] = {}
+        """Buckets that forgot somebody for want of places, and after how many more lookups that counts no
+        longer: the one under way, and one that met nobody who found no place."""
         self._blocks: Counter[str] = Counter()
         self._crowds: dict[str, None] = {}
         self._even: set[int] = set()
@@ -81,6 +84,7 @@ class RoutingTable:
                 contact.answered_at = now
                 if len(waiting) > self.k:
                     del waiting[next(iter(waiting))]
+                    self._turned_away[index] = 2
                 oldest = next(iter(bucket.values()))
                 stale = now - oldest.answered_at > _FRESH_SECONDS
                 return Change(False, oldest.peer if stale else None)
@@ -195,7 +199,12 @@ class RoutingTable:
 
     def looked_at(self, point: int, now: float) -> None:
         """A lookup of ``point`` was done, which refreshed its bucket."""
-        self._looked_at[(point ^ self.own_point).bit_length()] = now
+        index = (point ^ self.own_point).bit_length()
+        self._looked_at[index] = now
+        if index in self._turned_away:
+            self._turned_away[index] -= 1
+            if not self._turned_away[index]:
+                del self._turned_away[index]
 
     def stale_points(self, before: float, rng: random.Random) -> list[int]:
         """A random point in each bucket that no lookup has touched since ``before``.
@@ -246,9 +255,10 @@ class RoutingTable:
         return len(self._buckets[index]) + len(self._waiting[index]), 1 << max(0, index - 1)
 
     def remembers_beside(self, point: int) -> bool:
-        """True when the bucket of ``point`` was looked at and forgot nobody for want of places."""
+        """True when the bucket of ``point`` was looked at and forgot nobody for want of places, or so long
+        ago that a whole lookup there has met nobody else since."""
         index = (point ^ self.own_point).bit_length()
-        return index in self._looked_at and len(self._waiting[index]) < self.k
+        return index in self._looked_at and index not in self._turned_away
 
     def is_waiting(self, peer: PeerId) -> bool:
         """True when the peer answered and its bucket has no place for it."""
