@@ -219,6 +219,17 @@ def test_a_small_range_is_remembered_whole_until_places_run_out() -> None:
     assert not table.remembers_beside(at), "it may have been turned away by that lookup"
     table.looked_at(at, 4.0)
     assert table.remembers_beside(at), "a lookup met nobody that had no place"
-    near = table.own_point ^ 1
-    table.looked_at(near, 5.0)
-    assert table.remembers_beside(near), "another bucket"
+
+
+def test_what_is_nearer_than_the_nearest_was_met_by_the_lookup_of_the_own_point() -> None:
+    table = RoutingTable(PeerId(OWN), k=4)
+    rng = random.Random(2)
+    peers = [peer_id_from_public_key(rng.randbytes(32)) for _ in range(40)]
+    nearest = sorted(peers, key=lambda peer: point_of_peer(peer) ^ table.own_point)
+    for peer in nearest[:8]:
+        table.answered(peer, 0.0)
+    assert not table.remembers_beside(table.own_point ^ 1)
+    table.looked_at(table.own_point, 0.0)
+    assert table.remembers_beside(table.own_point ^ 1)
+    assert table.remembers_beside(point_of_peer(nearest[0]))
+    assert not table.remembers_beside(point_of_peer(nearest[9])), "four were nearer than that"

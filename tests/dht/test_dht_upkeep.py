@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import trio
+from dht_simulation import World, run_world
 
 from moshgrid.dht import DHTConfig, DHTNode, Limits
 from moshgrid.dht.clock_comparison import ClockComparison
@@ -210,6 +211,17 @@ def test_holders_bring_a_record_to_those_that_took_the_places_of_the_dead(swarm:
             assert sum(bool(list(node.store.all_keys())) for node in net.nodes) >= 20
 
     run_virtual(main)
+
+
+def test_a_node_with_few_buckets_learns_how_near_peers_usually_are() -> None:
+    async def main(world: World) -> None:
+        first, *others = world.add_many(24)
+        nodes = [await world.start(first)] + [await world.start(peer, [first]) for peer in others]
+        await trio.sleep(40)
+        for node in nodes:
+            assert node._asker.density.reach(20) is not None
+
+    run_world(main, seed=12)
 
 
 def test_a_node_takes_only_so_many_puts_of_one_peer(swarm: Any) -> None:

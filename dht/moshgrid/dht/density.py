@@ -38,6 +38,11 @@ class Density:
         if len(closest) >= self._k:
             self._seen.append(point_of_peer(closest[self._k - 1]) ^ point)
 
+    @property
+    def missing(self) -> int:
+        """How many more such lookups it needs before it can tell."""
+        return max(0, _LEAST - len(self._seen))
+
     def reach(self, count: int) -> int | None:
         """The distance within which ``count`` peers are expected; None while too little was seen."""
         if len(self._seen) < _LEAST:

@@ -180,10 +180,14 @@ class Joining:
                 self.save()
 
     async def _refresh(self) -> list[PeerId]:
-        """Looks up a point in each bucket that was not looked at for long; returns whom those that were
-        found there know near this peer."""
+        """Looks up a point in each bucket that was not looked at for long, and others while it is not known
+        how near peers usually are; returns whom those that were found there know near this peer."""
         before, named = self._host.clock.now() - _REFRESH_SECONDS, list[PeerId]()
-        for point in self._table.stale_points(before, self._host.rng):
+        points = self._table.stale_points(before, self._host.rng)
+        if len(self._table) >= self._table.k:
+            few = range(len(points), self._asker.density.missing)
+            points += [self._host.rng.getrandbits(BITS) for _ in few]
+        for point in points:
             done = await self._asker.find_closest(point)
             self._asker.density.saw(point, done.closest)
             named += await self._ask_who_is_near(done.closest)

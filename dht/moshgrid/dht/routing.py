@@ -256,9 +256,16 @@ class RoutingTable:
 
     def remembers_beside(self, point: int) -> bool:
         """True when the bucket of ``point`` was looked at and forgot nobody for want of places, or so long
-        ago that a whole lookup there has met nobody else since."""
+        ago that a whole lookup there has met nobody else since.
+
+        A lookup of this peer's own point has met everybody nearer than the ``k`` nearest reach.
+        """
         index = (point ^ self.own_point).bit_length()
-        return index in self._looked_at and index not in self._turned_away
+        looked = index in self._looked_at
+        if not looked and 0 in self._looked_at:
+            within = (at for at in self._buckets if at <= index)
+            looked = sum(len(self._buckets[at]) + len(self._waiting[at]) for at in within) < self.k
+        return looked and index not in self._turned_away
 
     def is_waiting(self, peer: PeerId) -> bool:
         """True when the peer answered and its bucket has no place for it."""
