@@ -121,7 +121,7 @@ def test_there_is_one_queue_for_each_run_of_the_loop():
     async def scenario():
         queues.append(timer_queue())
         assert timer_queue() is queues[-1]
-        await trio.sleep(0)
+        await trio.lowlevel.checkpoint()
 
     run_virtual(scenario)
     run_virtual(scenario)
