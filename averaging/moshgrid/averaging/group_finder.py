@@ -138,7 +138,7 @@ class GroupFinder:
         seekers = self._membership.seekers(place.key, number)
         if place.expected is None and place.groups > 1:
             return bool(seekers) or self._membership.may_yet_fill(place, number)
-        belong = (place.expected or set()) & set(self._membership.active(number)) - {self._host.peer_id}
+        belong = (place.expected or frozenset()) & set(self._membership.active(number)) - {self._host.peer_id}
         return place.groups > 1 and bool(seekers) and 2 * len(seekers) > len(belong)
 
     def held_frames(self) -> list[tuple[PeerId, Frame]]:
