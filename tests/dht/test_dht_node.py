@@ -445,7 +445,7 @@ def test_arguments_are_checked_and_the_text_says_what_is_allowed(swarm: Any) -> 
         async with swarm(1) as net:
             node = net.nodes[0]
             cases: list[tuple[Callable[[], Awaitable[Any]], type[Exception], str]] = [
-                (lambda: node.put("k", 1, ttl=29), ConfigurationError, "30 to 3600 seconds"),
+                (lambda: node.put("k", 1, ttl=0.9), ConfigurationError, "1 to 3600 seconds"),
                 (lambda: node.put("k", 1, ttl=3601), ConfigurationError, "keep\\(\\)"),
                 (lambda: node.put("k", 1, ttl=float("nan")), ConfigurationError, "not allowed"),
                 (lambda: node.put("", 1), ConfigurationError, "1 to 128 bytes"),
