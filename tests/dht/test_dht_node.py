@@ -460,7 +460,7 @@ def test_arguments_are_checked_and_the_text_says_what_is_allowed(swarm: Any) -> 
                 with pytest.raises(error, match=text):
                     await call()
             with pytest.raises(ConfigurationError):
-                node.keep("k", 1, ttl=1)
+                node.keep("k", 1, ttl=0.5)
             assert len(node.store) == 0
             await node.put("k" * 128, bytes(1021), ttl=30, suffix="s" * 57)
             await node.put("none", None, ttl=3600)
