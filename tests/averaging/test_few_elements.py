@@ -92,14 +92,17 @@ def test_the_only_owner_dies_and_one_without_a_part_takes_over(seed):
             for peer in group.peers:
                 peer.host.events.add_sink(kill(peer))
 
+            done = trio.Event()
+
             async def one(peer):
                 reports[peer.id] = await peer.core.step(peer.arrays, 1.0, 1)
+                if len(reports) == PEERS - 1:
+                    done.set()
 
             with trio.fail_after(60):
                 for peer in group.peers:
                     peer.host.nursery.start_soon(one, peer)
-                while len(reports) < PEERS - 1:
-                    await trio.sleep(0.1)
+                await done.wait()
             alive = [peer for peer in group.peers if peer not in dead]
             assert len(dead) == 1 and all(reports[peer.id].committed for peer in alive), reports
             assert len({peer.arrays[0].tobytes() for peer in alive}) == 1

@@ -1,4 +1,4 @@
-"""Fencing: whatever is said in an old group counts for nothing in a new one, also after a partition has healed."""
+"""Fencing: what is said in an old group counts for nothing in a new one, also after a partition."""
 
 from collections import Counter
 
