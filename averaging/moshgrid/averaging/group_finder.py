@@ -129,6 +129,17 @@ class GroupFinder:
         for key in place.all_keys(MAX_ATTENDED):
             self._membership.attend(key)
 
+    def is_open(self, place: Place, number: int) -> bool:
+        """Whether a group is still coming together at ``place`` for a round that is over elsewhere.
+
+        Where half of those who belong there have gone on, the others do best to go on, too.
+        """
+        seekers = self._membership.seekers(place.key, number)
+        if place.groups == 1 or not seekers:
+            return False
+        belong = (place.expected or frozenset()) & set(self._membership.active(number)) - {self._host.peer_id}
+        return 2 * len(seekers) > len(belong)
+
     def held_frames(self) -> list[tuple[PeerId, Frame]]:
         """What came for the group just found, before there was anybody to take it."""
         held, self._held, self._forming = self._held, [], None

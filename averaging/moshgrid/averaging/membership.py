@@ -8,7 +8,7 @@ peer declares the round for which it is or will be there.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from typing import Any
 
 import trio
@@ -73,11 +73,6 @@ class Membership:
         """Seconds from this peer's last declaration to its arrival over the watch; None before any."""
 
     @property
-    def me(self) -> PeerId:
-        """This peer."""
-        return self._me
-
-    @property
     def peers(self) -> tuple[PeerId, ...]:
         """Everybody in the run, this peer included."""
         now_ms = self._dht.host.clock.wall_ms()
@@ -135,11 +130,6 @@ class Membership:
             for peer in self.present(round_number)
             if peer == self._me or latest.get(peer, round_number) >= round_number - _RECENT_ROUNDS
         )
-
-    def have_gone_on(self, peers: Collection[PeerId], round_number: int) -> bool:
-        """Whether any of ``peers`` but this one is declared for a later round."""
-        latest = self._declarations.latest()
-        return any(latest.get(peer, 0) > round_number for peer in peers if peer != self._me)
 
     def is_declared_elsewhere(self, group_key: str, round_number: int) -> bool:
         """Whether this peer's declaration for that round names another key."""

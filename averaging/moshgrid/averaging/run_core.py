@@ -23,7 +23,6 @@ from moshgrid.averaging.pending_step import Averaged
 from moshgrid.averaging.plan_exchange import PlanExchange
 from moshgrid.averaging.reference import Difference, Reference
 from moshgrid.averaging.report import RoundReport, report_of
-from moshgrid.averaging.round_choice import RoundChoice
 from moshgrid.averaging.round_driver import RoundDriver
 from moshgrid.averaging.round_parts import RoundResult
 from moshgrid.averaging.run_config import RunConfig, run_digest
@@ -43,6 +42,7 @@ __all__ = ["RunCore"]
 
 _ATTEMPTS = 5
 _NEWS_SECONDS = 1.0
+_ROUNDS_BACK = 2
 
 _log = logging.getLogger("moshgrid.averaging")
 
@@ -83,7 +83,7 @@ class RunCore:
             reached=self._membership.sealed,
         )
         self.only_after: int | None = None  # what is averaged is for the round after that one only
-        self._choice = RoundChoice(self._membership, self._place)
+        self._tried = 0
 
     @property
     def round(self) -> int:
@@ -166,11 +166,11 @@ class RunCore:
         report: RoundReport | None = None
         number, lobby = 0, False
         for _ in range(_ATTEMPTS):
-            number = number if lobby else self._choice.next()
+            number = number if lobby else self._next_round()
             if self.only_after is not None and number > self.only_after + 1:
                 break
             place = Place(LOBBY) if lobby else self._place(number)
-            self._choice.tried = number
+            self._tried = number
             counts = 0.0 if self.state.behind else weight
             signed = await self._finder.find(place, number, counts, shared.digest if shared else b"")
             if isinstance(signed, SignedManifest):
@@ -237,6 +237,14 @@ class RunCore:
         self._finder.attend(following)
         self._host.nursery.start_soon(self._finder.declare, following.key, number + 1)
 
+    def _next_round(self) -> int:
+        """1 + the last sealed round; or an earlier one, where this peer's group for it is still open."""
+        last = self._membership.progress
+        for number in range(max(self._tried + 1, last - _ROUNDS_BACK), last + 1):
+            if self._finder.is_open(self._place(number), number):
+                return number
+        return last + 1
+
     def _place(self, number: int) -> Place:
         peers, plan = sorted(self._membership.present(number)), self._plans.in_force(number)
         return self._config.topology.place(self._host.peer_id, View(number, tuple(peers), plan))
@@ -246,7 +254,7 @@ class RunCore:
         number = self.round + 1
         place = self._place(number)
         self._finder.attend(place)
-        if self._steps.closed or number <= self._choice.tried:
+        if self._steps.closed or number <= self._tried:
             return
         if self._membership.is_declared_elsewhere(place.key, number):
             self._host.nursery.start_soon(self._finder.declare, place.key, number)
