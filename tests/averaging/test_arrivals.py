@@ -47,6 +47,26 @@ def test_peers_that_arrive_over_two_seconds_form_full_groups(count, size, topolo
     run_virtual(main, seed=seed)
 
 
+def test_a_group_whose_members_all_come_late_meets_though_another_has_sealed_the_round():
+    async def main():
+        async with swarm(8, seed=5, group_size=4) as group:
+            in_order = sorted(group.peers, key=lambda peer: peer.id)
+            reports = {}
+            for late in (False, True):  # the first groups are every other peer, by order
+                async with trio.open_nursery() as nursery:
+                    for number, peer in enumerate(in_order[late::2]):
+
+                        async def step(peer, delay):
+                            await trio.sleep(delay)
+                            reports[peer.id] = await peer.core.step(peer.arrays, 1.0, 1)
+
+                        nursery.start_soon(step, peer, 0.3 * number)
+                await trio.sleep(0.5)
+            assert {(report.round, len(report.group)) for report in reports.values()} == {(1, 4)}
+
+    run_virtual(main)
+
+
 def test_full_groups_and_those_that_cannot_fill_begin_at_once():
     async def main():
         rng = random.Random(1)

@@ -445,7 +445,7 @@ def test_arguments_are_checked_and_the_text_says_what_is_allowed(swarm: Any) -> 
         async with swarm(1) as net:
             node = net.nodes[0]
             cases: list[tuple[Callable[[], Awaitable[Any]], type[Exception], str]] = [
-                (lambda: node.put("k", 1, ttl=29), ConfigurationError, "30 to 3600 seconds"),
+                (lambda: node.put("k", 1, ttl=0.9), ConfigurationError, "1 to 3600 seconds"),
                 (lambda: node.put("k", 1, ttl=3601), ConfigurationError, "keep\\(\\)"),
                 (lambda: node.put("k", 1, ttl=float("nan")), ConfigurationError, "not allowed"),
                 (lambda: node.put("", 1), ConfigurationError, "1 to 128 bytes"),
@@ -460,7 +460,7 @@ def test_arguments_are_checked_and_the_text_says_what_is_allowed(swarm: Any) -> 
                 with pytest.raises(error, match=text):
                     await call()
             with pytest.raises(ConfigurationError):
-                node.keep("k", 1, ttl=1)
+                node.keep("k", 1, ttl=0.5)
             assert len(node.store) == 0
             await node.put("k" * 128, bytes(1021), ttl=30, suffix="s" * 57)
             await node.put("none", None, ttl=3600)

@@ -203,11 +203,22 @@ def test_a_small_range_is_remembered_whole_until_places_run_out() -> None:
     rng = random.Random(2)
     peers = [peer_id_from_public_key(rng.randbytes(32)) for _ in range(40)]
     far = [p for p in peers if (point_of_peer(p) ^ table.own_point).bit_length() == 256]
-    for peer in far[:7]:
+    for peer in far[:8]:
         table.answered(peer, 0.0)
     at = point_of_peer(far[9])
     assert not table.remembers_beside(at), "nobody looked there"
     table.looked_at(at, 0.0)
-    assert table.remembers_beside(at)
-    table.answered(far[7], 0.0)
-    assert not table.remembers_beside(at), "who waits longest may have been forgotten"
+    assert table.remembers_beside(at), "its four places and the four that wait are taken, by all there are"
+    table.answered(far[4], 0.0)
+    assert table.remembers_beside(at), "one that waits answered again"
+    table.answered(far[8], 1.0)
+    assert not table.remembers_beside(at), "one was turned away"
+    table.failed(far[7], 2.0)
+    assert not table.remembers_beside(at), "there is a place again, but who was turned away is not back"
+    table.looked_at(at, 3.0)
+    assert not table.remembers_beside(at), "it may have been turned away by that lookup"
+    table.looked_at(at, 4.0)
+    assert table.remembers_beside(at), "a lookup met nobody that had no place"
+    near = table.own_point ^ 1
+    table.looked_at(near, 5.0)
+    assert table.remembers_beside(near), "another bucket"

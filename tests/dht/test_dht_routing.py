@@ -48,6 +48,27 @@ def test_closest_is_exact() -> None:
         assert table.closest(target, 7) == expected[:7]
 
 
+def test_who_is_unnamed_is_exact() -> None:
+    rng = random.Random(4)
+    table = RoutingTable(OWN, k=8)
+    known = peers(120)
+    for turn in range(300):
+        table.answered(rng.choice(known), float(turn))
+        if turn % 3 == 0:
+            table.failed(rng.choice(known), float(turn))
+        target = rng.getrandbits(256)
+        near = target >> 224
+        around = [point_of_peer(peer) >> 224 for peer in table.closest(target, 12)]
+        named = set(rng.sample(around, rng.randrange(len(around) + 1)))
+        reach = rng.choice([1 << 32, 0, max((at ^ near for at in around), default=0), rng.getrandbits(30)])
+        at_of = {peer: point_of_peer(peer) >> 224 for peer in table.closest(target, 8)}
+        expected = [peer for peer, at in at_of.items() if at not in named and at ^ near <= reach]
+        assert table.unnamed(target, named, reach) == expected
+        live = [peer for peer in known if table.is_live(peer)]
+        nearer = [peer for peer in live if point_of_peer(peer) ^ target < table.own_point ^ target]
+        assert table.nearer_than_own(target) == len(nearer) and len(table) == len(live)
+
+
 def test_a_full_bucket_keeps_its_old_live_peers() -> None:
     table = RoutingTable(OWN, k=3)
     *old, newcomer = in_one_bucket(4)

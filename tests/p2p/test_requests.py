@@ -61,6 +61,62 @@ def test_a_question_is_answered(world):
     scenario_over(world, handler, body)
 
 
+def test_a_handler_that_need_not_wait_answers_at_once(world):
+    def handler(peer, ask):
+        if ask.number == 13:
+            raise AccessDenied("not that one")
+        if ask.number == 14:
+            raise RuntimeError("a bug")
+        return Told(ask.number * 2, bytes(2000) if ask.number == 15 else b"")
+
+    async def body(mesh, a, b, asking):
+        async def one(number):
+            assert (await asking.ask(b.peer_id, SERVICE, Ask(number))).number == 2 * number
+
+        async with trio.open_nursery() as nursery:
+            for number in range(20, 80):  # no such bound as on those that wait
+                nursery.start_soon(one, number)
+        for number, reason in ((13, "not that one"), (14, "internal error"), (15, "the answer is too large")):
+            with pytest.raises(RemoteProtocolError, match=reason):
+                await asking.ask(b.peer_id, SERVICE, Ask(number))
+        await one(1)
+
+    scenario_over(world, handler, body)
+
+
+def test_many_queries_answered_at_once_leave_others_their_turns(world):
+    """The answering computer's own tasks go on while a peer asks as fast as it may."""
+    answered, woken_after = 0, []
+    wake = trio.Event()
+
+    def handler(peer, ask):
+        nonlocal answered
+        answered += 1
+        wake.set()
+        return Told(0)
+
+    async def others():
+        nonlocal wake
+        while True:
+            before = answered
+            await wake.wait()
+            woken_after.append(answered - before)
+            wake = trio.Event()
+
+    async def body(mesh, a, b, asking):
+        mesh.nursery.start_soon(others)
+        stream, query = await a.open_stream(b.peer_id, SERVICE.protocol), msgspec.msgpack.encode(Ask(1))
+        frames = [bytes([0]) + number.to_bytes(4, "big") + query for number in range(500)]
+        await stream.send(b"".join(len(frame).to_bytes(4, "big") + frame for frame in frames))
+        answers = FrameReader(stream, 100)
+        for _ in frames:
+            assert await answers.read() is not None
+        assert sum(woken_after) >= 500 - 32
+        assert max(woken_after) <= 32
+
+    scenario_over(world, handler, body)
+
+
 def test_many_at_once_get_their_own_answers(world):
     most = running = 0
 

@@ -490,7 +490,7 @@ def test_a_task_that_never_waits_leaves_the_others_their_turns():
             nursery.start_soon(count)
             for _ in range(1000):
                 await ours.send(b"little")
-            assert turns >= 1000 // 65
+            assert turns >= 1000 // 65 - 1  # of the first turn the counting task only begins
             nursery.cancel_scope.cancel()
 
     run_virtual(scenario)

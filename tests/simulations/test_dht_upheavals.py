@@ -307,7 +307,7 @@ def test_d5_identities_in_plenty_do_not_poison_tables(size: int, hours: int) -> 
         for _ in range(hours * 60):
             for node in victims:
                 for name in world.rng.sample(names, 20):
-                    await node._answer(name, Ping(NETWORK, PeerEntry(peer_bytes(name))))
+                    node._answer(name, Ping(NETWORK, PeerEntry(peer_bytes(name))))
                     if world.rng.random() < 0.5:
                         node._asker._answered(name)  # as when a lookup came by
                 place = [other for other in node.table.live_peers() if "/9.9.9." in world.peers[other].addr]

@@ -266,7 +266,7 @@ class World:
         if other.node is None and not self._all:
             return None  # not started yet
         try:
-            return await self.node(other)._answer(asker.id, query)
+            return self.node(other)._answer(asker.id, query)
         except MoshgridError as error:
             raise RemoteProtocolError(other.id, str(error)) from error
 

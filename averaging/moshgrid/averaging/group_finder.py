@@ -132,13 +132,14 @@ class GroupFinder:
     def is_open(self, place: Place, number: int) -> bool:
         """Whether a group is still coming together at ``place`` for a round that is over elsewhere.
 
-        Where half of those who belong there have gone on, the others do best to go on, too.
+        Where half of those who belong there have gone on, the others do best to go on, too; where nobody
+        knows who belongs there, unless others came or as many as a group has may yet come.
         """
         seekers = self._membership.seekers(place.key, number)
-        if place.groups == 1 or not seekers:
-            return False
+        if place.expected is None and place.groups > 1:
+            return bool(seekers) or self._membership.may_yet_fill(place, number)
         belong = (place.expected or frozenset()) & set(self._membership.active(number)) - {self._host.peer_id}
-        return 2 * len(seekers) > len(belong)
+        return place.groups > 1 and bool(seekers) and 2 * len(seekers) > len(belong)
 
     def held_frames(self) -> list[tuple[PeerId, Frame]]:
         """What came for the group just found, before there was anybody to take it."""

@@ -116,6 +116,15 @@ class Membership:
             if peer != self._me
         )
 
+    def may_yet_fill(self, place: Place, round_number: int) -> bool:
+        """Whether as many of those who took part lately are declared nowhere for that round or a later one
+        as a group at ``place`` has beside this peer. False where not all groups are followed."""
+        if place.groups > MAX_ATTENDED:
+            return False
+        active, latest = self.active(round_number), self._declarations.latest()
+        to_come = sum(latest.get(peer, 0) < round_number for peer in active if peer != self._me)
+        return to_come >= max(1, len(active) // place.groups - 1)
+
     def present(self, round_number: int) -> tuple[PeerId, ...]:
         """Peers as they are to be counted: all but the doubtful ones that were left behind by others."""
         latest, doubtful = self._declarations.latest(), self.doubtful

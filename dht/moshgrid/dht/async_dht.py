@@ -84,7 +84,7 @@ class AsyncDHT:
     async def put(
         self, key: str, value: Any, ttl: float = 600, suffix: str = "", *, acks: int = ENOUGH
     ) -> PutReport:
-        """Stores ``value`` as this peer's record under ``key`` for ``ttl`` seconds (30 to 3,600)."""
+        """Stores ``value`` as this peer's record under ``key`` for ``ttl`` seconds (1 to 3,600)."""
         put = partial(self._running.put, acks=acks)
         return await self.node.call(put, key, value, ttl, suffix)
 

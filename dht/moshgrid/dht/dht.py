@@ -61,8 +61,9 @@ class DHT:
     def put(
         self, key: str, value: Any, ttl: float = 600, suffix: str = "", *, acks: int = ENOUGH
     ) -> PutReport:
-        """Stores ``value`` as this peer's record under ``key`` for ``ttl`` seconds (30 to 3,600).
+        """Stores ``value`` as this peer's record under ``key`` for ``ttl`` seconds (1 to 3,600).
 
+        With less than 30 some peers may refuse it: their clocks may be ahead by as much.
         A peer has one record per key and suffix; a second put replaces the first. ``value`` is
         anything msgpack can hold in 1,024 bytes. Returns when ``acks`` peers hold it, or all
         there are; the rest of the twenty nearest follow. Keys without a slash and those that begin

@@ -272,7 +272,7 @@ class DHTNode:
         if not self._joining.ready.is_set():
             raise self._joining.unreachable()
 
-    async def _answer(self, sender: PeerId, query: Query) -> Answer:
+    def _answer(self, sender: PeerId, query: Query) -> Answer:
         self._check_open()
         reply = self._responder.answer(query, sender, self.host.clock.wall_ms())
         for effect in reply.effects:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import struct
 from collections.abc import Iterable
 from functools import lru_cache
 from itertools import islice
@@ -11,16 +12,20 @@ from moshgrid.p2p.identity import PeerId, peer_id_from_bytes, peer_id_to_bytes
 
 __all__ = [
     "BITS",
+    "PREFIX_BITS",
     "names",
     "peer_bytes",
     "peer_of",
     "point_of_key",
     "point_of_peer",
     "point_prefix",
+    "prefix_numbers",
     "prefixes_of",
 ]
 
 BITS = 256
+PREFIX_BITS = 32
+"""Of a point, as messages name peers: enough to tell apart the few that hold one key."""
 
 
 def point_of_key(network: bytes, key: bytes) -> int:
@@ -62,5 +67,10 @@ def prefixes_of(peers: Iterable[PeerId], most: int = 20) -> bytes:
 
 
 def point_prefix(point: int) -> bytes:
-    """The first four bytes of a point: enough to tell apart the few peers that hold one key."""
-    return (point >> (BITS - 32)).to_bytes(4)
+    """The first four bytes of a point."""
+    return (point >> (BITS - PREFIX_BITS)).to_bytes(4)
+
+
+def prefix_numbers(prefixes: bytes) -> frozenset[int]:
+    """The concatenated ``prefixes`` as numbers; what is left over of the last is not looked at."""
+    return frozenset(struct.unpack_from(f">{len(prefixes) // 4}I", prefixes))

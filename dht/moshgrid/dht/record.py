@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass
+
+import msgspec
 
 from moshgrid.dht.keys import peer_bytes
 from moshgrid.p2p.canonical import encode_fields, parse_fields
@@ -48,8 +49,7 @@ _TOMBSTONE = 1
 _FIELDS = {1: bytes, 2: bytes, 3: bytes, 4: int, 5: int, 6: bytes, 7: int}
 
 
-@dataclass(frozen=True, slots=True)
-class SignedRecord:
+class SignedRecord(msgspec.Struct, frozen=True, gc=False):
     """A record whose form, signature and ownership were checked; its times depend on when one asks."""
 
     raw: bytes
@@ -168,9 +168,8 @@ class RecordReader:
     def _verify(self, raw: bytes) -> SignedRecord:
         envelope = self._opener(raw, DOMAIN, PAYLOAD_TYPE, MAX_ENVELOPE)
         fields = parse_fields(envelope.payload, _FIELDS)
-        network, key, subkey = (_bytes(fields.get(number)) for number in (1, 2, 3))
-        seq, expires, flags = (_int(fields.get(number)) for number in (4, 5, 7))
-        value = _bytes(fields.get(6))
+        network, key, subkey = fields.get(1, b""), fields.get(2, b""), fields.get(3, b"")
+        seq, expires, value, flags = fields.get(4, 0), fields.get(5, 0), fields.get(6, b""), fields.get(7, 0)
         if len(network) != NETWORK_BYTES or not key or not seq or not expires or flags > _TOMBSTONE:
             raise RecordRejected("MALFORMED", "a field is missing or has an impossible value")
         if bool(value) == bool(flags):
@@ -209,11 +208,3 @@ def _check_text(data: bytes) -> None:
         data.decode()
     except UnicodeDecodeError:
         raise RecordRejected("MALFORMED", "keys and suffixes are UTF-8") from None
-
-
-def _bytes(field: int | bytes | None) -> bytes:
-    return field if isinstance(field, bytes) else b""
-
-
-def _int(field: int | bytes | None) -> int:
-    return field if isinstance(field, int) else 0

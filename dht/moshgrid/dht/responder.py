@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import heapq
-import struct
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from moshgrid.dht.density import Density
 from moshgrid.dht.diversity import Place, Placing
-from moshgrid.dht.keys import BITS, names, point_of_key, point_of_peer, point_prefix
+from moshgrid.dht.keys import (
+    BITS,
+    PREFIX_BITS,
+    names,
+    point_of_key,
+    point_of_peer,
+    point_prefix,
+    prefix_numbers,
+)
 from moshgrid.dht.namespaces import Namespaces
 from moshgrid.dht.rates import Rates
 from moshgrid.dht.record import RecordReader, SignedRecord
@@ -232,15 +239,16 @@ class Responder:
 
     def _missing(self, point: int, known: bytes, sender: PeerId) -> list[PeerId]:
         """Peers as near to ``point`` as those of which the sender named the prefixes, without those."""
-        named = set(struct.unpack(f">{len(known) // 4}I", known[: len(known) // 4 * 4]))
-        nearest = [*self._table.closest_by_point(point, self._table.k).items()]
-        nearest += [(point_of_peer(peer), peer) for peer in self._introduced]
-        others = [(at >> (BITS - 32), peer) for at, peer in nearest if at >> (BITS - 32) not in named]
-        if not others:
-            return []
-        near = point >> (BITS - 32)
-        reach = max(prefix ^ near for prefix in named) if len(named) >= self._table.k else 1 << 32
-        return [peer for at, peer in others if peer != sender and at ^ near <= reach][:MAX_CLOSER]
+        named = prefix_numbers(known)
+        near, reach = point >> (BITS - PREFIX_BITS), 1 << PREFIX_BITS
+        if len(named) >= self._table.k:
+            reach = max(map(near.__xor__, named))
+        others = self._table.unnamed(point, named, reach)
+        for peer in self._introduced:
+            at = point_of_peer(peer) >> (BITS - PREFIX_BITS)
+            if at not in named and at ^ near <= reach:
+                others.append(peer)
+        return [peer for peer in others if peer != sender][:MAX_CLOSER]
 
     def _put(self, query: PutRecords, sender: PeerId, now_ms: int) -> Reply:
         codes, effects, place = [], list[Effect](), self._placing(sender)

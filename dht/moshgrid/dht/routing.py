@@ -12,13 +12,13 @@ from __future__ import annotations
 
 import random
 from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections.abc import Set
 from dataclasses import dataclass
 
 from moshgrid.dht.contact import Contact, Contacts
 from moshgrid.dht.diversity import TABLE_PER_BLOCK, Crowd, Placing, crowded
 from moshgrid.dht.keys import BITS, point_of_peer
-from moshgrid.dht.nearness import nearest_first, sort_by_distance
+from moshgrid.dht.nearness import LivePeers
 from moshgrid.p2p.identity import PeerId
 
 __all__ = ["Change", "RoutingTable"]
@@ -48,6 +48,9 @@ class RoutingTable:
         self.k = k
         self._placing = placing
         self._looked_at: dict[int, float] = {}
+        self._turned_away: dict[int, int] = {}
+        """Buckets that forgot somebody for want of places, and after how many more lookups that counts no
+        longer: the one under way, and one that met nobody who found no place."""
         self._blocks: Counter[str] = Counter()
         self._crowds: dict[str, None] = {}
         self._even: set[int] = set()
@@ -55,12 +58,11 @@ class RoutingTable:
         self._size = 0
         self._buckets: defaultdict[int, Contacts] = defaultdict(dict)
         self._waiting: defaultdict[int, Contacts] = defaultdict(dict)
-        self._live_at: dict[int, dict[int, PeerId]] = {}
-        """By bucket the live peers by their points; a bucket that changes drops out."""
+        self._live = LivePeers(self.own_point, self._buckets)
 
     def __len__(self) -> int:
         """How many live peers there are."""
-        return sum(len(self._live(at)) for at in self._buckets)
+        return len(self._live)
 
     def answered(self, peer: PeerId, now: float) -> Change:
         """``peer`` answered a question of ours."""
@@ -82,6 +84,7 @@ class RoutingTable:
                 contact.answered_at = now
                 if len(waiting) > self.k:
                     del waiting[next(iter(waiting))]
+                    self._turned_away[index] = 2
                 oldest = next(iter(bucket.values()))
                 stale = now - oldest.answered_at > _FRESH_SECONDS
                 return Change(False, oldest.peer if stale else None)
@@ -92,7 +95,7 @@ class RoutingTable:
             self._enter(bucket, contact)
         else:
             if joined := contact.failures > 0:
-                self._live_at.pop(index, None)
+                self._live.changed(index)
             bucket[peer] = bucket.pop(peer)  # last: most recently heard of
         contact.failures = 0
         contact.answered_at = now
@@ -136,7 +139,7 @@ class RoutingTable:
         self._size += change
         index = (contact.point ^ self.own_point).bit_length()
         self._even.discard(index)
-        self._live_at.pop(index, None)
+        self._live.changed(index)
         if contact.place is None:
             return
         block = contact.place[0]
@@ -160,7 +163,7 @@ class RoutingTable:
             return None
         contact.failures += 1
         contact.failed_at = now
-        self._live_at.pop((contact.point ^ self.own_point).bit_length(), None)
+        self._live.changed((contact.point ^ self.own_point).bit_length())
         if waiting:
             self._leave(bucket, peer)
             for successor in reversed(tuple(waiting.values())):
@@ -196,7 +199,12 @@ class RoutingTable:
 
     def looked_at(self, point: int, now: float) -> None:
         """A lookup of ``point`` was done, which refreshed its bucket."""
-        self._looked_at[(point ^ self.own_point).bit_length()] = now
+        index = (point ^ self.own_point).bit_length()
+        self._looked_at[index] = now
+        if index in self._turned_away:
+            self._turned_away[index] -= 1
+            if not self._turned_away[index]:
+                del self._turned_away[index]
 
     def stale_points(self, before: float, rng: random.Random) -> list[int]:
         """A random point in each bucket that no lookup has touched since ``before``.
@@ -212,28 +220,16 @@ class RoutingTable:
 
     def closest(self, point: int, count: int) -> list[PeerId]:
         """The live peers nearest to ``point``, nearest first."""
-        return list(self.closest_by_point(point, count).values())
-
-    def closest_by_point(self, point: int, count: int) -> dict[int, PeerId]:
-        """As ``closest``, by their own points."""
-        return self._nearest(point, count, {})
+        return list(self._live.closest(point, count, {}).values())
 
     def candidates(self, point: int, count: int) -> list[PeerId]:
         """As ``closest``, with the peers that answered and wait for a place in a full bucket."""
-        return list(self._nearest(point, count, self._waiting).values())
+        return list(self._live.closest(point, count, self._waiting).values())
 
-    def _nearest(self, point: int, count: int, waiting: Mapping[int, Contacts]) -> dict[int, PeerId]:
-        filled = [at for at, bucket in self._buckets.items() if bucket or waiting.get(at)]
-        found: dict[int, PeerId] = {}
-        for index in nearest_first(self.own_point ^ point, filled):
-            here = self._live(index)
-            if more := waiting.get(index):
-                here = here | {contact.point: contact.peer for contact in more.values()}
-            for at in sort_by_distance(here, point):
-                if len(found) == count:
-                    return found
-                found[at] = here[at]
-        return found
+    def unnamed(self, point: int, named: Set[int], reach: int) -> list[PeerId]:
+        """Of the ``k`` live peers nearest to ``point`` those whose point prefixes are not ``named`` and lie
+        within ``reach`` of that of ``point``, nearest first."""
+        return self._live.unnamed(point, self.k, named, reach)
 
     def sees_all_near(self, point: int) -> bool:
         """True when no bucket is full that may hold one of the ``k`` nearest peers to ``point``.
@@ -259,9 +255,10 @@ class RoutingTable:
         return len(self._buckets[index]) + len(self._waiting[index]), 1 << max(0, index - 1)
 
     def remembers_beside(self, point: int) -> bool:
-        """True when the bucket of ``point`` was looked at and forgot nobody for want of places."""
+        """True when the bucket of ``point`` was looked at and forgot nobody for want of places, or so long
+        ago that a whole lookup there has met nobody else since."""
         index = (point ^ self.own_point).bit_length()
-        return index in self._looked_at and len(self._waiting[index]) < self.k
+        return index in self._looked_at and index not in self._turned_away
 
     def is_waiting(self, peer: PeerId) -> bool:
         """True when the peer answered and its bucket has no place for it."""
@@ -270,8 +267,7 @@ class RoutingTable:
     def nearer_than_own(self, point: int) -> int:
         """How many live peers are nearer to ``point`` than this one."""
         gap = self.own_point ^ point  # nearer are those that differ from this peer first where the point does
-        buckets = (at for at, bucket in self._buckets.items() if bucket and gap >> (at - 1) & 1)
-        return sum(len(self._live(at)) for at in buckets)
+        return sum(len(self._live.of(at)) for at in self._live.filled() if gap >> (at - 1) & 1)
 
     def is_live(self, peer: PeerId) -> bool:
         """True when the peer is in the table and no suspect."""
@@ -281,12 +277,6 @@ class RoutingTable:
     def knows(self, peer: PeerId) -> bool:
         """True when the peer has a place in the table, suspect or not."""
         return peer in self._places(peer)[0]
-
-    def _live(self, at: int) -> dict[int, PeerId]:
-        if (live := self._live_at.get(at)) is None:
-            bucket = self._buckets[at].values()
-            live = self._live_at[at] = {known.point: known.peer for known in bucket if not known.failures}
-        return live
 
     def _places(self, peer: PeerId) -> tuple[Contacts, Contacts]:
         index = (point_of_peer(peer) ^ self.own_point).bit_length()

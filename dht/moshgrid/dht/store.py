@@ -211,6 +211,8 @@ class RecordStore:
         record competes too."""
         if record.author == self._own:
             return
+        if self.size + len(record.raw) <= self._limits.total_bytes:
+            return
         rank = self._rank((record.key, record.subkey))
         while self.size + len(record.raw) > self._limits.total_bytes:
             if (greedy := self._sources.greediest()) is not None:

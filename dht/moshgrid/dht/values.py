@@ -17,7 +17,8 @@ from moshgrid.p2p.identity import PeerId
 
 __all__ = ["MIN_TTL", "Record", "check_suffix", "check_ttl", "encode_key", "encode_value", "view"]
 
-MIN_TTL = 30.0
+MIN_TTL = 1.0
+"""Seconds. Below half a minute, storers whose clocks are ahead by as much refuse a record as expired."""
 MAX_TTL = MAX_TTL_MS / 1000
 
 

@@ -103,6 +103,6 @@ class Blobs:
             raise RemoteProtocolError(source, "sent other bytes than the blob's name says")
         return bytes(data)
 
-    async def _answer(self, _: PeerId, query: AskBlob) -> BlobPiece:
+    def _answer(self, _: PeerId, query: AskBlob) -> BlobPiece:
         data = self._kept.get(query.digest, b"")
         return BlobPiece(len(data), data[query.offset : query.offset + _PIECE])

@@ -15,10 +15,13 @@ from moshgrid.p2p.errors import RecordRejected
 __all__ = ["encode_fields", "encode_uvarint", "parse_fields", "read_uvarint"]
 
 _VARINT, _BYTES = 0, 2
+_SHORT = [bytes([value]) for value in range(0x80)]
 
 
 def encode_uvarint(value: int) -> bytes:
     """Unsigned LEB128, minimal."""
+    if 0 <= value < 0x80:
+        return _SHORT[value]
     out = bytearray()
     while value > 0x7F:
         out.append(value & 0x7F | 0x80)
@@ -73,27 +76,29 @@ def parse_fields(data: bytes, types: Mapping[int, type]) -> dict[int, Any]:
     """
     fields: dict[int, Any] = {}
     at = last = 0
-    while at < len(data):
-        tag, at = read_uvarint(data, at)
+    end = len(data)
+    while at < end:
+        tag, at = (data[at], at + 1) if data[at] < 0x80 else read_uvarint(data, at)
         number, wire = tag >> 3, tag & 7
-        if number not in types:
+        kind = types.get(number)
+        if kind is None:
             raise RecordRejected("NONCANONICAL", f"unknown field {number}")
-        if number < last or (number == last and types[number] is not list):
+        if number < last or (number == last and kind is not list):
             raise RecordRejected("NONCANONICAL", f"field {number} is repeated or out of order")
         last = number
-        if wire != (_VARINT if types[number] is int else _BYTES):
+        if wire != (_VARINT if kind is int else _BYTES):
             raise RecordRejected("MALFORMED", f"field {number} has the wrong type")
-        value, at = read_uvarint(data, at)
-        if value == 0 and types[number] is not list:
+        value, at = (data[at], at + 1) if at < end and data[at] < 0x80 else read_uvarint(data, at)
+        if value == 0 and kind is not list:
             raise RecordRejected("NONCANONICAL", f"field {number} holds its default value")
         if wire == _VARINT:
             fields[number] = value
             continue
-        if value > len(data) - at:
+        if value > end - at:
             raise RecordRejected("MALFORMED", f"field {number} is cut off")
         item = data[at : at + value]
         at += value
-        if types[number] is list:
+        if kind is list:
             fields.setdefault(number, []).append(item)
         else:
             fields[number] = item

@@ -5,7 +5,9 @@ Any libp2p implementation can verify what is sealed here. Version 1 uses Ed25519
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from functools import lru_cache
+
+import msgspec
 
 from moshgrid.p2p.canonical import encode_fields, encode_uvarint, parse_fields
 from moshgrid.p2p.errors import RecordRejected
@@ -18,8 +20,7 @@ _ENVELOPE_FIELDS = {1: bytes, 2: bytes, 3: bytes, 5: bytes}
 _ED25519 = 1
 
 
-@dataclass(frozen=True, slots=True)
-class Envelope:
+class Envelope(msgspec.Struct, frozen=True, gc=False):
     """A verified envelope: ``payload`` was signed by ``author`` for the domain it was opened with."""
 
     author: PeerId
@@ -30,7 +31,12 @@ class Envelope:
 
 
 def _signed_bytes(domain: str, payload_type: bytes, payload: bytes) -> bytes:
-    return b"".join(encode_uvarint(len(part)) + part for part in (domain.encode(), payload_type, payload))
+    return _signed_first(domain, payload_type) + encode_uvarint(len(payload)) + payload
+
+
+@lru_cache(maxsize=64)
+def _signed_first(domain: str, payload_type: bytes) -> bytes:
+    return b"".join(encode_uvarint(len(part)) + part for part in (domain.encode(), payload_type))
 
 
 def seal(identity: Identity, domain: str, payload_type: bytes, payload: bytes) -> bytes:
@@ -58,10 +64,10 @@ def open_envelope(raw: bytes, domain: str, payload_type: bytes, max_bytes: int) 
     fields = parse_fields(raw, _ENVELOPE_FIELDS)
     if fields.keys() != _ENVELOPE_FIELDS.keys():
         raise RecordRejected("MALFORMED", "an envelope has a key, a type, a payload and a signature")
-    key_bytes, kind, payload, signature = (bytes(fields[n]) for n in (1, 2, 3, 5))
-    key = parse_fields(key_bytes, _KEY_FIELDS)
+    kind, payload, signature = fields[2], fields[3], fields[5]
+    key = parse_fields(fields[1], _KEY_FIELDS)
     public_key = key.get(2, b"")
-    if key.get(1) != _ED25519 or not isinstance(public_key, bytes) or len(public_key) != 32:
+    if key.get(1) != _ED25519 or len(public_key) != 32:
         raise RecordRejected("KEY_TYPE", "the key is not Ed25519")
     if kind != payload_type:
         raise RecordRejected("PAYLOAD_TYPE", f"expected {payload_type!r}")

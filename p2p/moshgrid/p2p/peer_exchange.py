@@ -48,7 +48,7 @@ PEERS: Service[AskPeers, KnownPeers] = Service(
 def serve_peer_exchange(network: Network, requests: Requests) -> None:
     """Introduces connected peers to each other from now on."""
 
-    async def answer(asker: PeerId, query: AskPeers) -> KnownPeers:
+    def answer(asker: PeerId, query: AskPeers) -> KnownPeers:
         network.learn_addrs(asker, query.addrs)
         known: list[KnownPeer] = []
         for peer in sorted(network.connected() - {asker}):

@@ -1,4 +1,4 @@
-"""Runs a yamux session over a secured connection: one task reads, one writes, one keeps the time.
+"""Runs a yamux session over a secured connection: one task reads, one writes.
 
 What a task has to send goes out in that task, as far as the system takes it at once: waking another one
 costs more than sending. The writing task sends what is left when the peer is slow, and what is very much.
@@ -13,6 +13,7 @@ import trio
 from moshgrid.p2p.identity import PeerId
 from moshgrid.p2p.seat import Seat
 from moshgrid.p2p.secure_channel import SecureChannel
+from moshgrid.p2p.timer_queue import Timer, timer_queue
 from moshgrid.p2p.yamux_limits import YamuxLimits
 from moshgrid.p2p.yamux_session import SessionOver, YamuxSession
 from moshgrid.p2p.yamux_stream import StreamState
@@ -65,7 +66,7 @@ class YamuxDriver:
         """The channel has not finished the last run."""
         self._sent_at = -1.0
         self._work = trio.Event()
-        self._alarm = trio.CancelScope()
+        self._alarm = Timer(timer_queue(), self._tick)
         self._all_written = trio.Event()
         self._acceptors = trio.lowlevel.ParkingLot()
 
@@ -76,7 +77,7 @@ class YamuxDriver:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._write)
                 nursery.start_soon(self._read)
-                nursery.start_soon(self._keep_time)
+                self._alarm.set(self.session.deadline)
                 try:
                     await self.over.wait()
                     with trio.move_on_after(_GOODBYE_SECONDS):
@@ -88,6 +89,7 @@ class YamuxDriver:
                 nursery.cancel_scope.cancel()
         finally:
             self._running = False
+            self._alarm.stop()
             self.session.end("the connection was closed")
             self.spread()
             self.finished.set()
@@ -158,12 +160,11 @@ class YamuxDriver:
         self.session.end(f"the connection takes no more: {error}")
         self._work.set()
 
-    async def _keep_time(self) -> None:
-        while self.session.over is None:
-            with trio.CancelScope(deadline=self.session.deadline) as self._alarm:
-                await trio.sleep_forever()
-            self.session.tick(trio.current_time())
-            self.spread()
+    def _tick(self) -> None:
+        self.session.tick(trio.current_time())
+        self.spread()
+        if self.session.over is None:
+            self._alarm.set(self.session.deadline)
 
     def spread(self) -> None:
         """Sends what the session has to say, and wakes whoever its last change concerns."""
@@ -183,9 +184,10 @@ class YamuxDriver:
             session.writable.clear()
         if session.opened:
             self._acceptors.unpark_all()
-        if (deadline := session.deadline) < self._alarm.deadline:
-            self._alarm.deadline = deadline
-        if session.over is not None and not self.over.is_set():
+        if session.over is None:
+            if (deadline := session.deadline) < self._alarm.when and self._running:
+                self._alarm.set(deadline)
+        elif not self.over.is_set():
             self.over.set()
             self._acceptors.unpark_all()
             self._work.set()

@@ -48,7 +48,7 @@ def put(
     key: str,
     value: str,
     join: JoinOption,
-    ttl: Annotated[float, typer.Option(help="Seconds until it expires: 30 to 3600.")] = 600,
+    ttl: Annotated[float, typer.Option(help="Seconds until it expires: 1 to 3600.")] = 600,
     suffix: Annotated[str, typer.Option(help="Tells apart several records of one author.")] = "",
     identity: IdentityOption = None,
     listen: ListenOption = None,
