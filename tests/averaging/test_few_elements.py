@@ -17,6 +17,7 @@ LOOPBACK = ["/ip4/127.0.0.1/tcp/0"]
 PEERS = 8
 
 
+@pytest.mark.slow
 def test_eight_nodes_average_one_element():
     arrays = [np.float32([2.0**rank]) for rank in range(PEERS)]
     with ExitStack() as stack, ThreadPoolExecutor(PEERS) as pool:
