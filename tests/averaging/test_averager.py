@@ -2,14 +2,12 @@
 
 import asyncio
 import json
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from pathlib import Path
 
 import numpy as np
 import pytest
+from averaging_processes import Process
 
 from moshgrid.averaging import AsyncAverager, Averager
 from moshgrid.dht import DHT
@@ -123,34 +121,6 @@ async def test_the_async_twin_averages_from_asyncio():
 async def test_blocking_calls_inside_asyncio_name_the_twin():
     with pytest.raises(LocalProtocolError, match="AsyncNode"):
         Node(listen=LOOPBACK)
-
-
-class Process:
-    def __init__(self, bootstrap, seed, hold_at=""):
-        script = Path(__file__).with_name("averaging_process.py")
-        self.popen = subprocess.Popen(
-            [sys.executable, str(script), bootstrap, str(seed), hold_at],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-
-    def hear(self, event):
-        for line in self.popen.stdout:
-            told = json.loads(line)
-            if told["event"] == event:
-                return told
-        raise AssertionError(f"the process ended before {event!r}")
-
-    def step(self):
-        self.popen.stdin.write("step\n")
-        self.popen.stdin.flush()
-
-    def end(self):
-        self.popen.kill()
-        self.popen.wait()
-        self.popen.stdin.close()
-        self.popen.stdout.close()
 
 
 def test_a_member_killed_mid_round_neither_raises_nor_hangs(bootstrap):

@@ -6,10 +6,8 @@ import numpy as np
 import pytest
 import trio
 from averaging_swarm import swarm
-from msgspec.structs import replace
 
-from moshgrid.averaging.manifest import open_manifest, sign_manifest
-from moshgrid.averaging.messages import Begin, Offer, PartData
+from moshgrid.averaging.messages import Offer, PartData
 from moshgrid.averaging.round_driver import RoundDriver
 from moshgrid.averaging.wire import encode_frame
 from moshgrid.p2p.testing import run_virtual
@@ -224,75 +222,6 @@ def test_another_reducer_is_refused_before_the_group_is_made():
                 np.testing.assert_allclose(flat(peer), exact, rtol=2e-6, atol=1e-6)
 
     run_virtual(main)
-
-
-# A leader that signs twice
-
-
-def equivocate(leader):
-    """Makes ``leader`` sign a second manifest beside its first, and tell half of its followers that one."""
-    finder = leader.core._finder
-    tell = finder._tell
-    told = []
-
-    def lie(peer, message):
-        if isinstance(message, Begin):
-            told.append(peer)
-            if len(told) % 2 == 0:
-                manifest = open_manifest(message.manifest, leader.id).manifest
-                message = Begin(sign_manifest(leader.host.identity, replace(manifest, nonce=b"x" * 16)).raw)
-        tell(peer, message)
-
-    finder._tell = lie
-
-
-@pytest.mark.parametrize("seed", range(10))
-def test_a_leader_that_signs_two_manifests_is_found_out_and_skipped(seed):
-    async def main():
-        async with swarm(6, seed=seed, group_size=6, topology="single") as group:
-            for peer in group.peers:
-                equivocate(peer)  # whoever comes to lead
-            honest = {peer.id: peer for peer in group.peers}
-            reports = {}
-            start = {peer.id: flat(peer) for peer in group.peers}
-
-            async def one(peer):
-                reports[peer.id] = await peer.core.step(peer.arrays, 1.0, 1)
-
-            with trio.fail_after(300):
-                async with trio.open_nursery() as nursery:
-                    for peer in group.peers:
-                        nursery.start_soon(one, peer)
-            proofs = [
-                event for peer in group.peers for event in peer.events if event["event"] == "equivocation"
-            ]
-            assert proofs
-            for proof in proofs:
-                first, second = (
-                    open_manifest(bytes.fromhex(raw), proof["leader"]) for raw in proof["manifests"]
-                )
-                assert first.group_id != second.group_id
-                assert first.leader == second.leader == proof["leader"]
-                assert first.manifest.round == second.manifest.round
-            # Nothing of one manifest was averaged with anything of another.
-            by_digest = {}
-            for peer in group.peers:
-                if reports[peer.id].committed:
-                    by_digest.setdefault(reports[peer.id].digest, []).append(reports[peer.id])
-            for same in by_digest.values():
-                assert len({report.group for report in same}) == 1
-            for peer in group.peers:
-                report = reports[peer.id]
-                if report.committed and set(report.contributors.values()) <= {0.0, 1.0}:
-                    took = [start[name] for name, share in report.contributors.items() if share]
-                    np.testing.assert_allclose(flat(peer), np.mean(took, axis=0), rtol=1e-5, atol=1e-6)
-            found_out = {proof["leader"] for proof in proofs}
-            for proof in proofs:
-                finder = honest[proof["peer"]].core._finder
-                assert finder._incoming.is_skipped(proof["leader"])
-            assert len(found_out) >= 1
-
-    run_virtual(main, seed=seed)
 
 
 def test_offers_with_senseless_numbers_are_not_sound():

@@ -2,9 +2,14 @@
 
 import numpy as np
 import pytest
+import trio
+from averaging_swarm import swarm
 
+from moshgrid.averaging.match_messages import MAX_OUTLINE, Offer
+from moshgrid.averaging.offers import MISFITS, misfit
 from moshgrid.averaging.schema import Schema
 from moshgrid.p2p.errors import ConfigurationError, SchemaMismatch
+from moshgrid.p2p.testing import run_virtual
 
 ARRAYS = [np.arange(6, dtype=np.float32).reshape(2, 3), np.array(7.0, np.float64), np.ones(2, np.float16)]
 
@@ -45,3 +50,57 @@ def test_a_mismatch_names_each_difference():
     assert len(caught.value.diff) == 2
     assert "array 1: yours (2,) float64, expected () float64" in caught.value.diff
     assert "array 3: yours (1,) float64, expected nothing" in caught.value.diff
+
+
+# What two peers tell each other
+
+
+def offer(*shapes, dtype=np.float32):
+    schema = Schema.of([np.zeros(shape, dtype) for shape in shapes])
+    return Offer(1.0, 0.0, schema.digest, "none", True, outline=schema.outline(MAX_OUTLINE))
+
+
+@pytest.mark.parametrize(
+    ("theirs", "words"),
+    [
+        (offer((2, 3), (4,)), ""),
+        (offer((2, 3), (5,)), "array 1: yours (5,) float32, expected (4,) float32"),
+        (offer((2, 3), (4,), dtype=np.float64), "array 0: yours (2, 3) float64, expected (2, 3) float32"),
+        (offer((2, 3)), "after the first 1"),
+        (offer((2, 3), (4,), ()), "after the first 2"),
+        (Offer(1.0, 0.0, bytes(32), "none", True), "in number, shape or dtype"),
+    ],
+)
+def test_who_refuses_the_schema_names_the_first_mismatch(theirs, words):
+    ours = offer((2, 3), (4,))
+    said = misfit(theirs, ours)
+    assert bool(said) == bool(words) and words in said
+    assert not said or said.startswith(MISFITS)
+
+
+def test_an_outline_is_bounded_and_holds_whole_arrays():
+    many = Schema.of([np.zeros((7, 8), np.float32)] * 300)
+    text = many.outline(MAX_OUTLINE)
+    assert MAX_OUTLINE - 20 < len(text) <= MAX_OUTLINE
+    assert set(text.split(";")) == {"(7, 8) float32"}
+    one = offer(*[(7, 8)] * 300, (1,))
+    assert "after the first 34" in misfit(one, offer(*[(7, 8)] * 300, (2,)))
+    assert not Offer(1.0, 0.0, bytes(32), "none", True, outline="x" * (MAX_OUTLINE + 1)).is_sound
+
+
+def test_peers_with_other_tensors_read_in_their_reports_what_differs():
+    async def main():
+        async with swarm(1, size=24, topology="single") as group:
+            await group.add([np.zeros(25, np.float32), np.zeros((3, 2), np.float32)])
+            reasons = {}
+
+            async def one(peer):
+                reasons[peer.arrays[0].size] = (await peer.core.step(peer.arrays, 1.0, 1)).reason
+
+            async with trio.open_nursery() as nursery:
+                for peer in group.peers:
+                    nursery.start_soon(one, peer)
+            assert "your tensors differ from the group's: array 0: yours (24,) float32" in reasons[24]
+            assert "expected (24,) float32" in reasons[25]
+
+    run_virtual(main)

@@ -6,6 +6,7 @@ import msgspec
 
 __all__ = [
     "MAX_NAMED",
+    "MAX_OUTLINE",
     "MAX_WEIGHT",
     "Accepted",
     "Begin",
@@ -25,6 +26,8 @@ __all__ = [
 MAX_WEIGHT = 1e9
 MAX_NAMED = 64
 """Peers that a message of matchmaking names."""
+MAX_OUTLINE = 512
+"""Characters in which an offer describes its first arrays."""
 _MAX_BANDWIDTH = 1e15
 
 
@@ -48,11 +51,14 @@ class Offer(msgspec.Struct, frozen=True, array_like=True):
     """Strangers cannot dial this peer: who is direct to it has to be found out."""
     direct: tuple[str, ...] = ()
     """For a peer at home: which of those that seek a group with it it is direct to."""
+    outline: str = ""
+    """Shape and dtype of the first arrays, so that who refuses the schema can say what differs."""
 
     @property
     def is_sound(self) -> bool:
         """False for numbers that no honest peer would send (negative, huge, not finite)."""
         sane = 0 <= self.weight <= MAX_WEIGHT and 0 <= self.bandwidth <= _MAX_BANDWIDTH
+        sane = sane and len(self.outline) <= MAX_OUTLINE
         return sane and len(self.reference) in (0, 32) and len(self.direct) <= MAX_NAMED
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from moshgrid.averaging.messages import Offer
+from moshgrid.averaging.match_messages import MAX_OUTLINE, Offer
 from moshgrid.averaging.schema import Schema
 from moshgrid.averaging.topology import Topology
 from moshgrid.p2p.identity import PeerId
@@ -55,5 +55,5 @@ class RunConfig:
 
     def offer(self, weight: float, bandwidth: float, reference: bytes) -> Offer:
         """What this peer brings to a group; ``reference``: the digest of what it can subtract."""
-        digest = self.schema.digest
-        return Offer(weight, bandwidth, digest, self.layout, True, self.reducer, reference)
+        digest, outline = self.schema.digest, self.schema.outline(MAX_OUTLINE)
+        return Offer(weight, bandwidth, digest, self.layout, True, self.reducer, reference, outline=outline)

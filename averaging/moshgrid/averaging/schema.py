@@ -62,6 +62,16 @@ class Schema:
         )
         return blake3(text.encode()).digest()
 
+    def outline(self, most: int) -> str:
+        """The first arrays in words, one after a ``;``, as many as ``most`` characters hold."""
+        text = ""
+        for index in range(len(self.shapes)):
+            longer = f"{text};{_describe(self, index)}" if index else _describe(self, 0)
+            if len(longer) > most:
+                break
+            text = longer
+        return text
+
     def wire_dtype(self, codec_dtypes: Sequence[str]) -> np.dtype[Any]:
         """The dtype of the flat vector: float64 if any array is and the codec takes it, else float32."""
         wants = "float64" if {"float64", "longdouble"} & set(self.dtypes) else "float32"

@@ -24,6 +24,7 @@ __all__ = ["CODES", "CodebookCodec", "tiles"]
 CODES = 256
 _BOOK_BYTES = 4 * CODES
 _TILE = 16384
+_LOOKED_UP = 4096
 
 Scalar = TypeVar("Scalar", bound=np.generic)
 
@@ -58,7 +59,10 @@ class CodebookCodec(Float32Codec):
     def _read(self, data: ByteVector, out: FloatVector) -> None:
         if not out.size:
             return
-        np.take(self._book(data), data[_BOOK_BYTES:], out=out, mode="clip")
+        book = self._book(data)
+        for at in range(0, out.size, _LOOKED_UP):  # an index takes eight bytes for as long as that lasts
+            codes = data[_BOOK_BYTES + at : _BOOK_BYTES + at + _LOOKED_UP]
+            np.take(book, codes, out=out[at : at + _LOOKED_UP], mode="clip")
 
     def _look_over(self, data: ByteVector, room: FloatVector) -> None:
         if room.size:
