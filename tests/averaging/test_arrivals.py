@@ -128,7 +128,7 @@ def test_who_differs_in_codec_is_told_so():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("seed", range(7))
 def test_after_crashes_and_newcomers_at_once_groups_fill_again(seed):
     """The newcomers read that the dead are there, and follow the plan of those who know better."""
 

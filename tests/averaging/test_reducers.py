@@ -80,8 +80,9 @@ def test_robust_reducers_withstand_so_many_liars_of_sixteen(name, liars, attack)
         vectors[i] = ATTACKS[attack](vectors[i])
     weights = [1e9] * liars + [1.0] * (16 - liars)  # and a large weight buys nothing
     # In honest standard deviations; seven that all push one way move a median of sixteen by 1.2.
-    assert distance(reduced(get_reducer(name), vectors, weights), honest) < 1.4
-    assert distance(reduced(Mean(), vectors, [1.0] * 16), honest) > 50
+    most = 1.0 if attack == "minus a thousand times" else 1.4
+    assert distance(reduced(get_reducer(name), vectors, weights), honest) < most
+    assert distance(reduced(Mean(), vectors, [1.0] * 16), honest) > (400 if liars == 7 else 50)
 
 
 def test_trimming_needs_three():

@@ -6,8 +6,11 @@ from typing import Any
 
 import pytest
 import trio
+from dht_simulation import NETWORK_NAME, World, run_world
 
+from moshgrid.dht.keys import point_of_key
 from moshgrid.dht.wire import GetRecords
+from moshgrid.p2p.host import network_id
 from moshgrid.p2p.identity import PeerId
 from moshgrid.p2p.testing import run_virtual
 
@@ -44,3 +47,33 @@ def test_a_reading_asks_three_and_two_witnesses_and_next_time_for_news_only(swar
             assert (await reader.get("k")).value == 2
 
     run_virtual(main)
+
+
+@pytest.mark.parametrize("namespace", ["groups", "members", "progress", "avg", "services"])
+def test_nothing_that_was_read_is_held_or_served_by_who_read_it(namespace: str) -> None:
+    async def main(world: World) -> None:
+        world.add_many(60)
+        world.settle()
+        nodes = {peer.id: world.node(peer) for peer in world.honest}
+        for node in nodes.values():
+            node.open_namespace(namespace)
+        asked: list[GetRecords] = []
+        world.listener = lambda a, b, query, answer: asked.extend([query] * isinstance(query, GetRecords))
+        key, author = f"{namespace}/run7", nodes[world.honest[0].id]
+        for value in (1, 2):
+            report = await author.put(key, value, acks=20)
+            for reader in nodes.values():
+                asked.clear()
+                record = await reader.get(key)
+                assert record is not None and record.value == value, (
+                    "a reader's own memory is never an answer"
+                )
+                assert len(asked) >= 2 and all(query.key == key.encode() for query in asked)
+            holders = {peer for peer, node in nodes.items() if list(node.store.all_keys())}
+            near = {
+                peer.id for peer in world.nearest(point_of_key(network_id(NETWORK_NAME), key.encode()), 24)
+            }
+            assert {*report.stored_at} <= holders <= near | {author.host.peer_id}, "who is far holds nothing"
+            await trio.sleep(1)
+
+    run_world(main, seed=13)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 
+import msgspec
 import pytest
 
 from moshgrid.dht.record import (
@@ -206,3 +207,12 @@ def test_libp2p_verifies_our_records() -> None:
     assert envelope.marshal_envelope() == FIXTURE
     with pytest.raises(Exception, match=r"(?i)sign|valid"):
         unmarshal_envelope(FIXTURE).validate("libp2p-peer-record")
+
+
+def test_a_typical_group_record_has_at_most_260_bytes() -> None:
+    author = Author(SEED0, DEMO)
+    for key, value in ((b"run7.0b0110", 12), (b"avg/albert-2026/groups/0b0110", {"round": 4_711})):
+        raw = author.sign(key, msgspec.msgpack.encode(value), 300_000, NOW)
+        assert RecordReader(DEMO).read(raw).key == key
+        assert len(raw) <= 260
+    assert len(FIXTURE) <= 260

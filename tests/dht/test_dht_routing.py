@@ -157,3 +157,19 @@ def test_nearer_than_own_counts_live_peers() -> None:
     expected = [peer for peer in known if table.knows(peer) and point_of_peer(peer) ^ target < own]
     assert table.nearer_than_own(target) == len(expected)
     assert table.nearer_than_own(point_of_peer(OWN)) == 0
+
+
+def test_stale_are_the_buckets_that_no_lookup_touched_as_far_as_the_nearest_peer() -> None:
+    table = RoutingTable(OWN)
+    for peer in peers(30):
+        table.answered(peer, 0.0)
+    nearest = min((point_of_peer(peer) ^ table.own_point).bit_length() for peer in peers(30))
+
+    def stale(before: float) -> list[int]:
+        points = table.stale_points(before, random.Random(1))
+        return [(point ^ table.own_point).bit_length() for point in points]
+
+    assert stale(10.0) == list(range(256, nearest - 1, -1)), "each once, by a point within it"
+    table.looked_at(table.own_point ^ (1 << 255), 20.0)
+    assert stale(10.0) == list(range(255, nearest - 1, -1))
+    assert stale(30.0) == list(range(256, nearest - 1, -1)), "that was long ago"

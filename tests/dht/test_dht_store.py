@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import random
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -271,6 +273,48 @@ class TestNeverServesLowerInAHundredThousandSteps(NeverServesLower.TestCase):  #
     settings = settings(
         max_examples=2_500, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
     )
+
+
+def walk(seed: int, steps: int = 40) -> None:
+    """The model's rules in plain random order, which comes upon rare turns more often."""
+    chance, model = random.Random(seed), NeverServesLower()
+    for _ in range(steps):
+        match chance.randrange(3):
+            case 0:
+                age = chance.choice([chance.randint(-50_000, 60_000), chance.randint(60_000, 4_000_000)])
+                ttl, key = chance.choice([30_000, 600_000, MAX_TTL_MS]), chance.choice([b"k", b"l"])
+                model.sign_and_put(chance.randrange(3), age, ttl, chance.randrange(2), key)
+            case 1:
+                model.replay(chance)
+            case _:
+                model.wait(chance.choice([1, 29_999, 600_000, MAX_TTL_MS - 1, MAX_TTL_MS]))
+        model.nothing_lower_and_nothing_expired()
+
+
+@pytest.mark.parametrize("walks", [200, pytest.param(2_500, marks=pytest.mark.slow)])
+def test_nothing_lower_is_served_on_random_walks(walks: int) -> None:
+    for seed in range(walks):
+        walk(seed)
+
+
+def unchecked_floor(*_: object) -> bool:
+    return False
+
+
+def forgetful_drop(self: RecordStore, slot: tuple[bytes, bytes], drop: Any = RecordStore._drop) -> None:
+    drop(self, slot)
+    self._floors.pop(slot, None)
+
+
+GUARDS = {"_check_floor": unchecked_floor, "_drop": forgetful_drop, "expire": lambda *_: None}
+
+
+@pytest.mark.parametrize("guard", GUARDS)
+def test_the_model_notices_a_guard_that_is_missing(guard: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(RecordStore, guard, GUARDS[guard])
+    with pytest.raises(AssertionError):
+        for seed in range(200):
+            walk(seed)
 
 
 def test_peer_ids_of_the_fakes_differ() -> None:

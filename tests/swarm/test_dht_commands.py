@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,7 @@ def run(dht: DHT, *arguments: str, status: int = 0) -> str:
 
 
 def checked(kind: str, text: str) -> Any:
-    value = json.loads(text)
+    value = json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
     jsonschema.validate(value, json.loads((SCHEMAS / f"dht-{kind}.schema.json").read_text()))
     return value
 
@@ -65,10 +66,30 @@ def test_watch_prints_each_record(dht: DHT) -> None:
     assert values == [[1, "02"], 3] or values == [3, [1, "02"]]
 
 
+def test_what_strangers_put_and_json_cannot_say_spoils_no_output(dht: DHT) -> None:
+    deep: list[Any] = []
+    for _ in range(200):
+        deep = [deep]
+    odd = {b"\x01": math.nan, 2: -math.inf, None: [True, {1.5: b"\x02"}], "deep": deep}
+    dht.put("odd", odd)
+    dht.put("odd", None, suffix="s")
+    got = checked("get", run(dht, "get", "odd", "--json"))["records"]
+    values = {record["suffix"]: record["value"] for record in got}
+    assert values[""].pop("deep") and values == {
+        "": {"01": "nan", "2": "-inf", "null": [True, {"1.5": "02"}]},
+        "s": None,
+    }
+    dht.delete("odd", suffix="s")
+    lines = run(dht, "watch", "odd", "--count", "2", "--json").splitlines()
+    assert sorted(checked("watch", line)["deleted"] for line in lines) == [False, True]
+    assert "null" in run(dht, "get", "odd")
+    checked("inspect", run(dht, "inspect", "odd", "--json"))
+
+
 @pytest.mark.parametrize(
     ("arguments", "status", "text"),
     [
-        (["put", "k", "1", "--ttl", "5"], 2, "ttl=5.0 is not allowed"),
+        (["put", "k", "1", "--ttl", "0.5"], 2, "ttl=0.5 is not allowed"),
         (["put", "other/k", "1"], 1, "'other' is not open"),
         (["get", "k" * 200], 2, "1 to 128 bytes"),
     ],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -27,6 +28,7 @@ IdentityOption = Annotated[
 ]
 ListenOption = Annotated[list[str] | None, typer.Option(help="Address to listen on; any free port if none.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON to stdout.")]
+_MAX_DEPTH = 64
 
 
 @dht_app.command("get")
@@ -167,10 +169,28 @@ def _line(record: Record) -> str:
 
 
 def _json(value: Any) -> str:
-    """JSON; what msgpack can hold and JSON cannot is shown as text (bytes as hex)."""
-    try:
-        return json.dumps(
-            value, default=lambda other: other.hex() if isinstance(other, bytes) else str(other)
-        )
-    except TypeError:  # a key that is neither text nor number
-        return json.dumps(str(value))
+    return json.dumps(_plain(value), allow_nan=False)
+
+
+def _plain(value: Any, depth: int = 0) -> Any:
+    """``value`` as JSON can say it: bytes as hex, and as text whatever else msgpack can hold and JSON cannot,
+    keys too."""
+    if depth > _MAX_DEPTH:
+        return "nested too deeply"
+    match value:
+        case None | bool() | int() | str():
+            return value
+        case float() if math.isfinite(value):
+            return value
+        case bytes():
+            return value.hex()
+        case dict():
+            return {_key(key, depth): _plain(item, depth + 1) for key, item in value.items()}
+        case list() | tuple():
+            return [_plain(item, depth + 1) for item in value]
+    return str(value)
+
+
+def _key(key: Any, depth: int) -> str:
+    said = _plain(key, depth + 1)
+    return said if isinstance(said, str) else json.dumps(said)
