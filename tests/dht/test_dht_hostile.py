@@ -165,3 +165,23 @@ def test_a_record_of_another_key_is_not_taken_for_this_one(swarm: Any) -> None:
             assert await net.nodes[0].get_all("k") == {}
 
     run_virtual(main)
+
+
+def test_two_payloads_under_one_seq_are_told_of_with_both_envelopes(swarm: Any) -> None:
+    async def main() -> None:
+        async with swarm(6) as net:
+            hostile = net.nodes[3]
+            await settle(net, hostile)
+            storer, told = net.nodes[0].host, list[Any]()
+            storer.events.add_sink(told.append)
+            now = storer.clock.wall_ms()
+            both = [
+                Author(hostile.host.identity, NET).sign(b"k", value, 60_000, now) for value in (b"\1", b"\2")
+            ]
+            for envelope in both:
+                await hostile.host.requests.ask(storer.peer_id, KAD, PutRecords(NET, [envelope]))
+            (event,) = [event for event in told if event["event"] == "equivocated"]
+            assert (event["author"], event["seq"]) == (hostile.host.peer_id, now)
+            assert event["envelopes"] == [envelope.hex() for envelope in both]
+
+    run_virtual(main)
