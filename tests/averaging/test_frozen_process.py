@@ -48,7 +48,8 @@ def test_who_wakes_up_drops_its_round_and_is_taken_in_by_the_next(at):
                 break
             assert number < ROUNDS - 1, told
             if frozen.has_said("report"):  # its step ended without a group: the next one, then
-                assert not frozen.hear("report")["report"]["committed"]
+                early = frozen.hear("report")["report"]
+                assert not early["committed"], (early, told)
                 frozen.step()
         last = frozen.hear("report")
         told.append(last)

@@ -95,6 +95,7 @@ class GroupRound:
         """Members of whom others say that they refused what those sent, with the reason."""
         self._sealed: set[int] = set()
         self._attestation = Attestation(signed.group_id, sign, verify)
+        self._made_at = now
         self._start_due: float | None = now + max(start_within, self._suspicion.most_patient)
         self._quorum_due = self._start_due + _LATE_START
         self._end_due = now + end_within
@@ -120,6 +121,8 @@ class GroupRound:
 
     def start(self, signature: bytes, now: float) -> list[RoundEffect]:
         """Countersigns towards everybody. ``signature`` is this member's over the group id."""
+        if (late := now - self._made_at) > min(_STOOD_STILL, self._suspicion.most_patient):
+            return self._go_on(self._abort(f"this peer stood still for {late:.1f} s", now), now)
         ready = Ready(self._signed.raw, signature)
         effects: list[RoundEffect] = [Send(member, ready) for member in range(self._n) if member != self._me]
         return self._go_on(effects + self._exchange.start(), now)
