@@ -5,7 +5,7 @@ import random
 import pytest
 from round_simulation import SimulatedGroup
 
-from moshgrid.averaging.effects import Heard, Received
+from moshgrid.averaging.effects import Abort, Heard, Received
 from moshgrid.averaging.messages import Decided, Decline, Ready
 
 
@@ -144,6 +144,16 @@ def test_who_countersigns_after_the_decision_is_told_of_it():
     assert machine.over
     effects = machine.handle(Received(2, Ready(group.signed.raw, b"")), group.sim.now)
     assert any(isinstance(getattr(effect, "message", None), Decided) for effect in effects)
+
+
+def test_who_stood_still_before_it_countersigned_drops_the_round():
+    group = SimulatedGroup(4, seed=1)
+    (abort,) = group.nodes[2].machine.start(b"", 10.0)
+    assert isinstance(abort, Abort) and "stood still for 10.0 s" in abort.reason
+    assert group.nodes[2].machine.over
+    for late in (0.0, 0.5):  # a busy computer
+        effects = group.nodes[1].machine.start(b"", late)
+        assert not any(isinstance(effect, Abort) for effect in effects)
 
 
 def test_a_client_sends_but_never_reduces_and_an_auxiliary_reduces_but_does_not_count():
