@@ -39,6 +39,9 @@ def test_who_wakes_up_drops_its_round_and_is_taken_in_by_the_next(at):
         assert len({report["digest"] for report in first}) == 1
         # It stood still before it sent a value: it is in nobody's average.
         assert all(report["contributors"].get(names[0], 0.0) == 0.0 for report in first), first
+        for process in others:  # one more without it: whoever wakes up at once may yet learn of the first
+            process.step()
+        assert all(process.hear("report")["report"]["committed"] for process in others)
         frozen.popen.send_signal(signal.SIGCONT)
         for number in range(ROUNDS):
             for process in others:
