@@ -5,16 +5,12 @@ import random
 import numpy as np
 import pytest
 import trio
-from averaging_swarm import swarm
+from averaging_swarm import flat, swarm
 
 from moshgrid.averaging.messages import Offer, PartData
 from moshgrid.averaging.round_driver import RoundDriver
 from moshgrid.averaging.wire import encode_frame
 from moshgrid.p2p.testing import run_virtual
-
-
-def flat(peer):
-    return np.concatenate([array.reshape(-1) for array in peer.arrays]).astype(np.float64)
 
 
 async def step_all(peers, reports, weight=1.0):

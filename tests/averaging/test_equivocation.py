@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import trio
-from averaging_swarm import swarm
+from averaging_swarm import flat, step_all, swarm
 from msgspec.structs import replace
 
 from moshgrid.averaging.manifest import open_manifest, sign_manifest
@@ -34,23 +34,6 @@ class Liar:
                     sign_manifest(self._peer.host.identity, replace(manifest, nonce=b"x" * 16)).raw
                 )
         self._tell(peer, message)
-
-
-def flat(peer):
-    return np.concatenate([array.reshape(-1) for array in peer.arrays]).astype(np.float64)
-
-
-async def step_all(peers):
-    reports = {}
-
-    async def one(peer):
-        reports[peer.id] = await peer.core.step(peer.arrays, 1.0, 1)
-
-    with trio.fail_after(300):
-        async with trio.open_nursery() as nursery:
-            for peer in peers:
-                nursery.start_soon(one, peer)
-    return reports
 
 
 def proofs_of(peers):
@@ -112,7 +95,7 @@ def equivocate(seed, afterwards=False):
                     )
                 )
             start = {peer.id: flat(peer) for peer in group.peers}
-            reports = await step_all(group.peers)
+            reports = await step_all(group.peers, 300)
             proofs = proofs_of(group.peers)
             assert proofs, seed
             check_proofs(proofs)
@@ -137,14 +120,14 @@ async def skipped(peers, liars, proofs):
     knows = {(proof["peer"], proof["leader"]) for proof in proofs}
     for _ in range(3):
         await trio.sleep(20)
-        reports = await step_all(peers)
+        reports = await step_all(peers, 300)
         for finder, leader in knows:
             assert leader not in reports[finder].group
     await trio.sleep(SKIPPED_SECONDS)
     assert not any(peer.core._finder._incoming.is_skipped(leader) for peer in peers for _, leader in knows)
     for _ in range(4):
         await trio.sleep(20)
-        if all(len(report.group) == len(peers) for report in (await step_all(peers)).values()):
+        if all(len(report.group) == len(peers) for report in (await step_all(peers, 300)).values()):
             return
     raise AssertionError("who was skipped for ten minutes is not taken back")
 

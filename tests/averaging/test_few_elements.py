@@ -6,7 +6,7 @@ from contextlib import ExitStack
 import numpy as np
 import pytest
 import trio
-from averaging_swarm import swarm
+from averaging_swarm import step_all, swarm
 
 from moshgrid.averaging import Averager
 from moshgrid.dht import DHT
@@ -39,16 +39,6 @@ def test_eight_nodes_average_one_element():
     assert [array[0] for array in arrays] == [255 / PEERS] * PEERS
 
 
-async def step_all(peers, reports):
-    async def one(peer):
-        reports[peer.id] = await peer.core.step(peer.arrays, 1.0, 1)
-
-    with trio.fail_after(60):
-        async with trio.open_nursery() as nursery:
-            for peer in peers:
-                nursery.start_soon(one, peer)
-
-
 @pytest.mark.parametrize(("elements", "codec"), [(1, "none"), (2, "float16"), (5, "int8"), (1, "spike4")])
 def test_whoever_owns_no_part_takes_part_all_the_same(elements, codec):
     async def main():
@@ -56,8 +46,7 @@ def test_whoever_owns_no_part_takes_part_all_the_same(elements, codec):
             values = np.random.default_rng(elements).integers(-64, 64, (PEERS, elements)).astype(np.float32)
             for row in values:
                 await group.add([np.zeros((0, 2), np.float32), row.copy()])
-            reports = {}
-            await step_all(group.peers, reports)
+            reports = await step_all(group.peers, 60)
             owners = [
                 event for peer in group.peers for event in peer.events if event["event"] == "result_sent"
             ]

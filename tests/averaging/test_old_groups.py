@@ -5,29 +5,12 @@ from collections import Counter
 import numpy as np
 import pytest
 import trio
-from averaging_swarm import swarm
+from averaging_swarm import flat, step_all, swarm
 
 from moshgrid.averaging.links import Links
 from moshgrid.averaging.round_driver import RoundDriver
 from moshgrid.averaging.wire import decode_frame
 from moshgrid.p2p.testing import run_virtual
-
-
-def flat(peer):
-    return np.concatenate([array.reshape(-1) for array in peer.arrays]).astype(np.float64)
-
-
-async def step_all(peers, patience=120.0):
-    reports = {}
-
-    async def one(peer):
-        reports[peer.id] = await peer.core.step(peer.arrays, 1.0, 1)
-
-    with trio.fail_after(patience):
-        async with trio.open_nursery() as nursery:
-            for peer in peers:
-                nursery.start_soon(one, peer)
-    return reports
 
 
 def recorded(monkeypatch):

@@ -5,23 +5,10 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-import trio
-from averaging_swarm import swarm
+from averaging_swarm import step_all, swarm
 
 from moshgrid.averaging.grid_plan import GridPlan, member_list
 from moshgrid.p2p.testing import run_virtual
-
-
-async def step_all(peers):
-    reports = {}
-
-    async def one(peer):
-        reports[peer.id] = await peer.core.step(peer.arrays, 1.0, 1)
-
-    async with trio.open_nursery() as nursery:
-        for peer in peers:
-            nursery.start_soon(one, peer)
-    return reports
 
 
 def plan_of(peer, number):
@@ -39,7 +26,7 @@ def test_a_run_draws_a_plan_and_reaches_the_mean_in_as_many_rounds_as_axes():
         rng = np.random.default_rng(0)
         async with swarm(12, seed=1) as group:
             for number in (1, 2, 3):
-                reports = await step_all(group.peers)
+                reports = await step_all(group.peers, 300)
                 assert all(report.committed for report in reports.values()), number
             for number in (4, 6):
                 plans = {plan_of(peer, number) for peer in group.peers}
@@ -48,7 +35,7 @@ def test_a_run_draws_a_plan_and_reaches_the_mean_in_as_many_rounds_as_axes():
                 scatter(group.peers, rng)
                 mean = np.mean([peer.arrays[0] for peer in group.peers], axis=0)
                 for _ in range(2):
-                    reports = await step_all(group.peers)
+                    reports = await step_all(group.peers, 300)
                     assert all(report.committed for report in reports.values())
                 for peer in group.peers:
                     np.testing.assert_allclose(peer.arrays[0], mean, atol=1e-6)
@@ -60,12 +47,12 @@ def test_a_latecomer_is_in_the_next_plan_and_seldom_alone_before():
     async def main():
         async with swarm(11, seed=2) as group:
             for _ in range(3):
-                await step_all(group.peers)
+                await step_all(group.peers, 300)
             late = await group.add([np.zeros(24, np.float32), np.zeros((3, 2), np.float32)])
             await late.core.state.fetch()
             alone = []
             for _ in range(5):
-                reports = await step_all(group.peers)
+                reports = await step_all(group.peers, 300)
                 alone.append(not reports[late.id].committed)
             assert late.id in plan_of(late, late.core.round + 1).members
             assert not any(one and two for one, two in pairwise(alone)), alone
@@ -96,7 +83,7 @@ def test_peers_that_see_two_plans_or_none_follow_one_within_three_rounds(count, 
             followed, missed = [], []
             for _ in range(4):
                 followed.append({plan_of(peer, peer.core.round + 1) for peer in group.peers})
-                reports = await step_all(group.peers)
+                reports = await step_all(group.peers, 300)
                 missed.append({name for name, report in reports.items() if not report.committed})
             assert len(followed[0]) == 3
             assert len(followed[2]) == 1

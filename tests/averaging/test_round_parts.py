@@ -28,6 +28,11 @@ class Link:
         signed = manifest_for(2, parts_each=PARTS)
         self.parts = RoundParts(signed, 0, arrays, self.memory, inline, self.events.append, self._send)
 
+    def encode_all(self, nursery):
+        self.parts.open(nursery)
+        for part in range(PARTS):
+            self.parts.encode(SendPart(1, part))
+
     def _send(self, member, message, payload, sent):
         self.queued.append((member, message, float(np.frombuffer(payload, np.float32)[0]), sent))
 
@@ -36,9 +41,7 @@ def test_values_are_encoded_a_few_parts_ahead_of_the_link():
     async def main():
         link = Link()
         async with trio.open_nursery() as nursery:
-            link.parts.open(nursery)
-            for part in range(PARTS):
-                link.parts.encode(SendPart(1, part))
+            link.encode_all(nursery)
             for sent in range(PARTS):
                 await trio.testing.wait_all_tasks_blocked()
                 assert len(link.queued) == min(sent + 4, PARTS)
@@ -54,9 +57,7 @@ def test_after_the_arrays_are_the_callers_again_nothing_is_read_from_them():
     async def main():
         link = Link()
         async with trio.open_nursery() as nursery:
-            link.parts.open(nursery)
-            for part in range(PARTS):
-                link.parts.encode(SendPart(1, part))
+            link.encode_all(nursery)
             await trio.testing.wait_all_tasks_blocked()
             link.parts.close()
             for *_, sent in tuple(link.queued):
@@ -71,9 +72,7 @@ def test_values_that_turn_bad_meanwhile_fail_the_round_and_not_the_link():
         link, went_on = Link(), False
         with pytest.raises(ExceptionGroup) as caught:
             async with trio.open_nursery() as nursery:
-                link.parts.open(nursery)
-                for part in range(PARTS):
-                    link.parts.encode(SendPart(1, part))
+                link.encode_all(nursery)
                 await trio.testing.wait_all_tasks_blocked()
                 link.values[:] = np.nan
                 link.queued[0][-1]()

@@ -80,3 +80,22 @@ async def swarm(count, seed=0, size=24, nat=(), **config):
             await group.add([rng.normal(size=shape).astype(np.float32) for shape in shapes])
         yield group
         nursery.cancel_scope.cancel()
+
+
+async def step_all(peers, patience=120.0):
+    """Everybody steps once, at the same moment; their reports by peer id."""
+    reports = {}
+
+    async def one(peer):
+        reports[peer.id] = await peer.core.step(peer.arrays, 1.0, 1)
+
+    with trio.fail_after(patience):
+        async with trio.open_nursery() as nursery:
+            for peer in peers:
+                nursery.start_soon(one, peer)
+    return reports
+
+
+def flat(peer):
+    """The peer's values as one vector of float64."""
+    return np.concatenate([array.reshape(-1) for array in peer.arrays]).astype(np.float64)

@@ -139,7 +139,7 @@ class GroupFinder:
         if place.expected is None and place.groups > 1:
             return bool(seekers) or self._membership.may_yet_fill(place, number)
         belong = (place.expected or frozenset()) & set(self._membership.active(number)) - {self._host.peer_id}
-        return place.groups > 1 and bool(seekers) and 2 * len(seekers) > len(belong)
+        return place.groups > 1 and 2 * len(seekers) > len(belong)
 
     def held_frames(self) -> list[tuple[PeerId, Frame]]:
         """What came for the group just found, before there was anybody to take it."""
