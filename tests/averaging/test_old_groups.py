@@ -17,10 +17,10 @@ def recorded(monkeypatch):
     """Every frame of a group that anybody sends: (sender, receiver, header, payload)."""
     frames, send = [], Links.send
 
-    def noted(links, peer, header, payload=b"", sent=None):
+    def noted(links, peer, header, payload=b"", sent=None, wanted=None):
         if decode_frame(header, "").group:
             frames.append((links, peer, header, bytes(payload)))
-        send(links, peer, header, payload, sent)
+        send(links, peer, header, payload, sent, wanted)
 
     monkeypatch.setattr(Links, "send", noted)
     return frames, send

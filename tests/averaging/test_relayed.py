@@ -50,13 +50,21 @@ def test_peers_that_nobody_can_dial_average_through_their_relay(size):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
-@pytest.mark.parametrize("attempt", range(3))
-def test_a_relay_that_is_gone_in_the_middle_of_a_round_costs_no_agreement(attempt: int) -> None:
-    """Whom it connected lose each other and the round, where that leaves no majority; nobody applies anything
-    else, nobody hangs, and over the second relay the next round has them all again.
-    """
-    size, gone = 4, threading.Event()
+@pytest.mark.timeout(900)
+def test_rounds_are_whole_though_a_relay_is_gone_in_the_middle_of_each():
+    """Of twenty rounds nineteen at least have everybody, as there is a second relay."""
+    outcomes = [round_that_loses_a_relay(size=4, elements=2_000_000) for _ in range(20)]
+    assert sum(outcomes) >= 19, outcomes
+
+
+@pytest.mark.timeout(120)
+def test_a_round_that_loses_its_relay_goes_on_over_the_other():
+    round_that_loses_a_relay(size=3, elements=300_000)
+
+
+def round_that_loses_a_relay(size: int, elements: int) -> bool:
+    """Whether everybody is in the round. If not, nobody applies anything else; the next has all."""
+    started = threading.Event()
     with ExitStack() as stack:
         second = stack.enter_context(Node(listen=LOCAL, relay=True))
         first = Node(listen=LOCAL, relay=True, bootstrap=second.addrs)
@@ -64,8 +72,8 @@ def test_a_relay_that_is_gone_in_the_middle_of_a_round_costs_no_agreement(attemp
         both = [*first.addrs, *second.addrs]
         homes = [stack.enter_context(Node(listen=[], bootstrap=both)) for _ in range(size)]
         for home in homes:
-            home.call(until, lambda home=home: home.addrs != (), 20.0)
-        arrays = [[np.full(2_000_000, float(number), np.float32)] for number in range(size)]
+            home.call(until, lambda home=home: len(home.addrs) == 2, 60.0)
+        arrays = [[np.full(elements, float(number), np.float32)] for number in range(size)]
         averagers = [
             stack.enter_context(Averager(home, run_id="gone", like=mine, group_size=size, compression="none"))
             for home, mine in zip(homes, arrays, strict=True)
@@ -76,13 +84,21 @@ def test_a_relay_that_is_gone_in_the_middle_of_a_round_costs_no_agreement(attemp
                 return list(pool.map(lambda pair: pair[0].step(pair[1]), zip(averagers, arrays, strict=True)))
 
         for home, averager in zip(homes, averagers, strict=True):
-            home.call(until, lambda averager=averager: len(averager.peers) == size, 30.0)
-            averager.add_event_sink(lambda entry: entry["event"] == "exchange_started" and gone.set())
-        closing = threading.Thread(target=lambda: (gone.wait(60), first.close()))
+            home.call(until, lambda averager=averager: len(averager.peers) == size, 60.0)
+            averager.add_event_sink(lambda entry: entry["event"] == "exchange_started" and started.set())
+        carried: list[int] = []
+
+        def close_one() -> None:
+            started.wait(60)
+            doomed = first if circuits(homes, first) else second
+            carried.append(circuits(homes, doomed))
+            doomed.close()
+
+        closing = threading.Thread(target=close_one)
         closing.start()
         reports = step()
         closing.join()
-        assert gone.is_set(), reports
+        assert carried[0] > 0, "no link went over the relay that was closed"
         agreed: dict[object, set[str]] = {}
         for report, mine, number in zip(reports, arrays, range(size), strict=True):
             if report.committed:
@@ -96,3 +112,14 @@ def test_a_relay_that_is_gone_in_the_middle_of_a_round_costs_no_agreement(attemp
                 break
         assert len({report.digest for report in again}) == 1, again
         assert not any(report.dropped for report in again), again
+        return all(
+            report.committed and not report.dropped and len(report.group) == size for report in reports
+        )
+
+
+def circuits(homes: list[Node], relay: Node) -> int:
+    """How many connections between two of ``homes`` go over that relay."""
+    found = [
+        one.host.network.circuit_of(other.peer_id) for one in homes for other in homes if one is not other
+    ]
+    return sum(circuit is not None and circuit.relay == relay.peer_id for circuit in found)

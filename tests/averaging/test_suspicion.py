@@ -177,3 +177,37 @@ def test_who_hears_no_majority_for_long_is_alone():
     assert machine.is_alone(26.0)
     machine.heard(1, 25.0)
     assert not machine.is_alone(100.0)
+
+
+def test_who_is_sought_over_another_relay_is_not_suspected_meanwhile():
+    machine = watch()
+    machine.waiting(frozenset({1, 2}), frozenset({1, 2}), 0.0)
+    for member in (1, 2):
+        machine.heard(member, 1.0)
+    machine.bear_with(1, 6.0, 1.0)
+    assert [member for member, _ in machine.suspects(5.9)] == [2]
+    assert machine.borne_until({1, 2}, 5.9) == 6.0
+    assert machine.borne_until({2}, 5.9) is None
+    assert {member for member, _ in machine.suspects(6.0)} == {1, 2}
+
+
+def test_the_time_until_another_way_was_found_is_no_usual_gap_and_no_lateness():
+    book = PaceBook()
+    for _ in range(200):
+        book.observed_gap("quick", 0.1, 5.0)
+    machine = watch(book)
+    machine.waiting(frozenset({1}), frozenset(), 0.0)
+    machine.heard(1, 0.0)
+    machine.bear_with(1, 5.0, 0.0)
+    machine.heard(1, 4.0)
+    machine.close(4.0)
+    assert book.silence_limit("quick") == pytest.approx(0.4, rel=0.1)
+
+
+def test_nobody_is_borne_with_for_ever():
+    machine = watch()
+    for broken in range(10):
+        machine.bear_with(1, 5.0 * (broken + 1), 5.0 * broken)
+    machine.heard(2, 15.0)
+    assert machine.borne_until({1}, 14.9) == 15.0
+    assert [member for member, _ in machine.suspects(15.0)] == [1]

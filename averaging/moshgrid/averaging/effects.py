@@ -19,6 +19,7 @@ __all__ = [
     "Emit",
     "Finish",
     "Heard",
+    "LinkDown",
     "MemberLost",
     "PartArrived",
     "Received",
@@ -89,7 +90,15 @@ class MemberLost:
     refused: bool = False
 
 
-RoundEvent = Received | Heard | PartArrived | ResultArrived | Reduced | MemberLost | DeadlinePassed
+@dataclass(frozen=True, slots=True)
+class LinkDown:
+    """The relay between a member and this peer is gone; within ``seconds`` they may find another way."""
+
+    member: int
+    seconds: float
+
+
+RoundEvent = LinkDown | Received | Heard | PartArrived | ResultArrived | Reduced | MemberLost | DeadlinePassed
 
 # Effects ------------------------------------------------------------------------------------------
 

@@ -13,6 +13,7 @@ from moshgrid.averaging.effects import (
     Emit,
     Finish,
     Heard,
+    LinkDown,
     MemberLost,
     PartArrived,
     Received,
@@ -45,7 +46,8 @@ from moshgrid.averaging.messages import (
     Vote,
 )
 from moshgrid.averaging.seal import Seal, Sign, Verify
-from moshgrid.averaging.suspicion import PaceBook, Suspicion, bytes_owed, round_seconds
+from moshgrid.averaging.standing import Standing
+from moshgrid.averaging.suspicion import PaceBook, Suspicion, bytes_owed, longest_wait, round_seconds
 from moshgrid.p2p.machine import DeadlinePassed
 
 __all__ = ["GroupRound"]
@@ -70,9 +72,7 @@ class GroupRound:
         now: float,
         *,
         start_within: float = 3.0,
-        end_within: float | None = None,
     ) -> None:
-        """``end_within``: seconds until an undecided round is given up; None: by the bytes it moves."""
         members = signed.manifest.members
         n = len(members)
         self._signed, self._me, self._n = signed, me, n
@@ -85,31 +85,20 @@ class GroupRound:
         )
         self._seal = Seal(me, n, signed.group_id, self._exchange, sign, verify)
         owed = bytes_owed(signed, me)
-        end_within = round_seconds(signed) if end_within is None else end_within
         beyond = frozenset(i for i in range(n) if not self._exchange.may_move_data(i))
-        self._suspicion = Suspicion(book, signed.peers, me, owed, now, end_within / 4, beyond)
-        self._ready: set[int] = {me}
-        self._gone: dict[int, str] = {}
-        self._suspected: dict[int, str] = {}
-        self.accused: dict[int, str] = {}
-        """Members of whom others say that they refused what those sent, with the reason."""
-        self._sealed: set[int] = set()
+        self._suspicion = Suspicion(book, signed.peers, me, owed, now, longest_wait(signed), beyond)
+        self.standing = Standing(me, n)
         self._attestation = Attestation(signed.group_id, sign, verify)
         self._made_at = now
         self._start_due: float | None = now + max(start_within, self._suspicion.most_patient)
         self._quorum_due = self._start_due + _LATE_START
-        self._end_due = now + end_within
+        self._end_due = now + round_seconds(signed)
         self._alive_due = now + _ALIVE_EVERY
         self.deadline: float | None = self._end_due
         """When to hand in ``DeadlinePassed``."""
         self.over = False
         """True after Commit or Abort."""
         self.finished = False
-
-    @property
-    def lost(self) -> dict[int, str]:
-        """Members lost or suspected, with the reason."""
-        return {**self._suspected, **self._gone}
 
     def _next_deadline(self) -> float | None:
         if self.finished:
@@ -121,8 +110,8 @@ class GroupRound:
 
     def start(self, signature: bytes, now: float) -> list[RoundEffect]:
         """Countersigns towards everybody. ``signature`` is this member's over the group id."""
-        if (late := now - self._made_at) > min(_STOOD_STILL, self._suspicion.most_patient):
-            return self._go_on(self._abort(f"this peer stood still for {late:.1f} s", now), now)
+        if self._has_stood_still(now - self._made_at):
+            return self._drop_out(now - self._made_at, now)
         ready = Ready(self._signed.raw, signature)
         effects: list[RoundEffect] = [Send(member, ready) for member in range(self._n) if member != self._me]
         return self._go_on(effects + self._exchange.start(), now)
@@ -132,8 +121,8 @@ class GroupRound:
         if self.finished:
             return []
         late = now - (self.deadline or now)
-        if late > min(_STOOD_STILL, self._suspicion.most_patient) and not self.over:
-            return self._go_on(self._abort(f"this peer stood still for {late:.1f} s", now), now)
+        if self._has_stood_still(late) and not self.over:
+            return self._drop_out(late, now)
         if late > 0:
             self._suspicion.stood_still(late)
         effects: list[RoundEffect] = []
@@ -158,9 +147,17 @@ class GroupRound:
             case MemberLost(member, reason, refused) if refused or self._exchange.may_move_data(member):
                 effects += self._refuse(member, reason) if refused else []
                 effects += self._member_gone(member, reason, now)
+            case LinkDown(member, seconds):
+                self._suspicion.bear_with(member, now + seconds, now)
             case DeadlinePassed():
                 effects += self._deadline_passed(now)
         return self._go_on(effects, now)
+
+    def _has_stood_still(self, seconds: float) -> bool:
+        return seconds > min(_STOOD_STILL, self._suspicion.most_patient)
+
+    def _drop_out(self, seconds: float, now: float) -> list[RoundEffect]:
+        return self._go_on(self._abort(f"this peer stood still for {seconds:.1f} s", now), now)
 
     # Events ----------------------------------------------------------------------------------------
 
@@ -168,15 +165,15 @@ class GroupRound:
         seal = self._seal
         match message:
             case Ready():
-                if member in self._ready:
+                if member in self.standing.ready:
                     return []
-                self._ready.add(member)
+                self.standing.ready.add(member)
                 return self._exchange.ready(member) + seal.repeat_for(member)
             case Decline(reason):
                 return self._member_gone(member, f"declined: {reason[:100]}", now)
             case Refusing(accused, reason):
                 said = f"{reason[:100]}, says {self._signed.peers[member]}"
-                self.accused.update({accused: said} if 0 <= accused < self._n else {})
+                self.standing.accuse(accused, said)
             case TakingOver(parts, _):
                 return self._exchange.taking_over(member, parts)
             case Attested():
@@ -204,7 +201,7 @@ class GroupRound:
             case Decided():
                 seal.decided_elsewhere(message)
             case Sealed():
-                self._sealed.add(member)
+                self.standing.sealed.add(member)
                 return seal.sealed_elsewhere(member)
         return []
 
@@ -216,22 +213,26 @@ class GroupRound:
 
     def _refuse(self, member: int, reason: str) -> list[RoundEffect]:
         """What a member sent is not used; the others are told why it is missing."""
-        if member in self._gone or member == self._me:
+        if member in self.standing.gone or member == self._me:
             return []
-        told = [Send(other, Refusing(member, reason)) for other in self._others() if other != member]
+        told = [Send(other, Refusing(member, reason)) for other in self.standing.others if other != member]
         return [Emit("refused", {"sender": self._signed.peers[member], "reason": reason}), *told]
 
     def _member_gone(self, member: int, reason: str, now: float) -> list[RoundEffect]:
-        if member in self._gone or member == self._me:
+        if member in self.standing.gone or member == self._me:
             return []
-        self._gone[member] = reason
+        self.standing.gone[member] = reason
         self._suspicion.gone(member, now)
+        return self._lose(member, reason, now)
+
+    def _suspect(self, member: int, reason: str, now: float) -> list[RoundEffect]:
+        self.standing.suspected[member] = reason
         return self._lose(member, reason, now)
 
     def _lose(self, member: int, reason: str, now: float) -> list[RoundEffect]:
         self._suspicion.forget(member, now)
         told: list[RoundEffect] = [Emit("peer_lost", {"lost": self._signed.peers[member], "reason": reason})]
-        effects = [] if self.over or member in self._sealed else told
+        effects = [] if self.over or member in self.standing.sealed else told
         return effects + self._exchange.lost(member) + self._seal.lost(member, now)
 
     def _deadline_passed(self, now: float) -> list[RoundEffect]:
@@ -239,17 +240,15 @@ class GroupRound:
             return []
         effects: list[RoundEffect] = []
         if self._start_due is not None and now >= self._start_due:
-            self._start_due = None
-            for member in range(self._n):
-                if member not in self._ready and member not in self._gone:
-                    self._suspected[member] = "did not countersign in time"
-                    effects += self._lose(member, self._suspected[member], now)
+            late = self.standing.unsigned
+            self._start_due = self._suspicion.borne_until(late, now)
+            for member in late if self._start_due is None else ():
+                effects += self._suspect(member, "did not countersign in time", now)
         for member, reason in self._suspicion.suspects(now):
-            self._suspected[member] = reason
-            effects += self._lose(member, reason, now)
+            effects += self._suspect(member, reason, now)
         if now >= self._alive_due:
             self._alive_due = now + _ALIVE_EVERY
-            effects += [Send(member, Alive()) for member in self._others()]
+            effects += [Send(member, Alive()) for member in self.standing.others]
         if self._seal.deadline is not None and now >= self._seal.deadline:
             effects += self._seal.deadline_passed(now)
         return effects
@@ -264,28 +263,26 @@ class GroupRound:
             self._suspicion.waiting(self._exchange.waits_for_values, self._exchange.waits_for_results, now)
             if self._seal.committed:
                 self._end(now)
-            elif (self._n - len(self._gone)) * 2 <= self._n:
-                effects += self._abort(f"{len(self._gone)} of {self._n} members are gone", now)
+            elif not self.standing.has_majority:
+                effects += self._abort(f"{len(self.standing.gone)} of {self._n} members are gone", now)
             elif not (self._exchange.has_reducer or self._exchange.complete or self._seal.decided):
                 effects += self._abort("no member that could average is left", now)
-            elif now >= self._quorum_due and len(self._ready - self._gone.keys()) * 2 <= self._n:
+            elif now >= self._quorum_due and not self.standing.has_quorum:
                 effects += self._abort("half of the group or more did not countersign", now)
             elif self._suspicion.is_alone(now):
                 effects += self._abort("more than half of the group can no longer be heard", now)
             elif now >= self._end_due:
                 effects += self._abort("no decision within the round's time", now)
-        if self.over and not self.finished:
-            others = set(range(self._n)) - {self._me}
-            if now >= self._end_due or others <= self._sealed | self._gone.keys():
-                self.finished = True
-                effects.append(Finish())
+        if self.over and not self.finished and (now >= self._end_due or self.standing.is_settled):
+            self.finished = True
+            effects.append(Finish())
         self.deadline = self._next_deadline()
         return effects
 
     def _abort(self, reason: str, now: float) -> list[RoundEffect]:
         self._end(now)
         self._seal.give_up()
-        return [Abort(reason), *(Send(member, Decline(reason)) for member in self._others())]
+        return [Abort(reason), *(Send(member, Decline(reason)) for member in self.standing.others)]
 
     def _end(self, now: float) -> None:
         self.over = True
@@ -294,7 +291,4 @@ class GroupRound:
 
     def _attest(self) -> list[RoundEffect]:
         attested = self._attestation.due(flush=self._exchange.complete)
-        return [Send(member, signed) for signed in attested for member in self._others()]
-
-    def _others(self) -> list[int]:
-        return [m for m in range(self._n) if m != self._me and m not in self._gone and m in self._ready]
+        return [Send(member, signed) for signed in attested for member in self.standing.others]

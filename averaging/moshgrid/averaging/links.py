@@ -6,34 +6,25 @@ the frame, and a link that ends is reported to every run.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
+from functools import partial
 from typing import Protocol
 
 import trio
 
+from moshgrid.averaging.incoming_links import IncomingLinks
+from moshgrid.averaging.outgoing_link import PROTOCOL, OutgoingLink, Queued
 from moshgrid.averaging.part_memory import PartMemory, Payload
+from moshgrid.averaging.resumption import GRACE_SECONDS
 from moshgrid.averaging.throughput import Throughput
-from moshgrid.averaging.wire import MAX_FRAME, Frame, decode_frame
-from moshgrid.p2p.circuit_info import CircuitInfo
-from moshgrid.p2p.errors import MoshgridError, RemoteProtocolError, Unreachable
-from moshgrid.p2p.framing import FrameReader, send_frame
+from moshgrid.averaging.wire import Frame
 from moshgrid.p2p.host import Host
 from moshgrid.p2p.identity import PeerId
-from moshgrid.p2p.network import Stream
 
 __all__ = ["LinkUser", "Links"]
 
-PROTOCOL = "/moshgrid/average/1"
 _LAYER = "averaging"
-_OPEN_SECONDS = 10.0
-_SEND_SECONDS = 60.0
 _MAX_QUEUED = 65536
-_HEARD_EVERY = 0.05
-
-_Queued = tuple[bytes, Payload, Callable[[], None] | None]
-
-_log = logging.getLogger("moshgrid.averaging")
 
 
 class LinkUser(Protocol):
@@ -47,6 +38,10 @@ class LinkUser(Protocol):
         """``count`` bytes came from ``peer``, of whatever run."""
         ...
 
+    def link_down(self, peer: PeerId, seconds: float) -> None:
+        """The relay of a link with ``peer`` is gone; within so many seconds it may go on over another."""
+        ...
+
     def link_lost(self, peer: PeerId, reason: str) -> None:
         """The link to or from ``peer`` ended."""
         ...
@@ -58,14 +53,17 @@ class Links:
     def __init__(self, host: Host) -> None:
         self._host = host
         self._users: dict[bytes, LinkUser] = {}
-        self._outboxes: dict[PeerId, trio.MemorySendChannel[_Queued]] = {}
-        self._inbound: dict[PeerId, Stream] = {}
-        self._relayed: set[Stream] = set()
+        self._outboxes: dict[PeerId, trio.MemorySendChannel[Queued]] = {}
+        self._outgoing: dict[PeerId, OutgoingLink] = {}
         self.memory = PartMemory()
         """What frames are received into; parts to be sent may be encoded into it."""
         self._throughput = Throughput()
-        host.network.serve(PROTOCOL, self._receive)
-        host.network.on_lost(lambda peer: self._lost(peer, "the connection was lost"))
+        self._incoming = IncomingLinks(
+            self.memory, self._frame_arrived, self._heard, self._down, self._tell_lost
+        )
+        host.nursery.start_soon(self._incoming.give_up_broken)
+        host.network.serve(PROTOCOL, self._incoming.take)
+        host.network.on_lost(self._disconnected)
 
     @classmethod
     def of(cls, host: Host) -> Links:
@@ -98,153 +96,69 @@ class Links:
         header: bytes,
         payload: Payload = b"",
         sent: Callable[[], None] | None = None,
+        wanted: Callable[[], bool] | None = None,
     ) -> None:
-        """Queues a frame; a link that cannot take it is reported lost. ``sent`` is called in the loop when
-        the stream has taken all of it; never, when the link is lost before.
+        """Queues a frame; a link that cannot take it is reported lost.
+
+        ``sent`` is called in the loop when the stream has taken all of it; never, when the link is lost.
+        ``wanted`` is asked when its turn comes: on a slow link that may be when nobody needs it any more.
         """
         outbox = self._outboxes.get(peer)
         if outbox is None:
-            outbox, queue = trio.open_memory_channel[_Queued](_MAX_QUEUED)
+            outbox, queue = trio.open_memory_channel[Queued](_MAX_QUEUED)
             self._outboxes[peer] = outbox
-            self._host.nursery.start_soon(self._send_queued, peer, outbox, queue)
+            down = partial(self._down, peer)
+            link = OutgoingLink(self._host.network, peer, queue, down, self._throughput.sent)
+            self._host.nursery.start_soon(self._carry, link, peer, outbox)
         try:
-            outbox.send_nowait((header, payload, sent))
+            outbox.send_nowait(Queued(header, payload, sent, wanted))
         except trio.WouldBlock:
             self._close_outbox(peer, outbox)
             self._lost(peer, f"more than {_MAX_QUEUED} messages wait to be sent")
 
-    async def _send_queued(
-        self,
-        peer: PeerId,
-        outbox: trio.MemorySendChannel[_Queued],
-        queue: trio.MemoryReceiveChannel[_Queued],
-    ) -> None:
-        reason = "the link was closed"
-        stream: Stream | None = None
+    async def _carry(self, link: OutgoingLink, peer: PeerId, outbox: trio.MemorySendChannel[Queued]) -> None:
+        self._outgoing[peer] = link
         try:
-            with trio.fail_after(_OPEN_SECONDS):
-                stream = await self._host.network.open_stream(peer, PROTOCOL)
-            circuit = self._host.network.circuit_of(peer)
-            async for header, payload, sent in queue:
-                began = trio.current_time()
-                with trio.fail_after(_SEND_SECONDS):
-                    if payload and circuit is not None:
-                        stream, circuit = await self._for_tensors(stream, circuit)
-                    await send_frame(stream, header, payload)
-                self._throughput.sent(len(header) + len(payload), began, trio.current_time())
-                if sent is not None:
-                    sent()
-                del payload, sent  # while this waits for the next, nothing of the last is held
-        except trio.TooSlowError:
-            reason = "took no bytes for too long" if stream else f"no connection within {_OPEN_SECONDS:.0f} s"
-        except MoshgridError as error:
-            reason = _reason(error)
+            reason = await link.run()
         finally:
+            was_closed = self._outboxes.get(peer) is not outbox
             self._close_outbox(peer, outbox)
-            if stream is not None:
-                with trio.CancelScope(shield=True, deadline=trio.current_time() + 1.0):
-                    await stream.reset()
-        self._lost(peer, reason)
+            if self._outgoing.get(peer) is link:
+                del self._outgoing[peer]
+        if not was_closed:  # else that was told, and there may be another link by now
+            self._lost(peer, reason)
 
-    async def _for_tensors(self, relayed: Stream, circuit: CircuitInfo) -> tuple[Stream, CircuitInfo | None]:
-        """The stream, or a new one over the direct connection or fresh circuit that took the place of
-        ``circuit``; the old one then ends in good order. Raises Unreachable where a relay takes little only.
-        """
-        network, peer = self._host.network, relayed.peer
-        better = network.circuit_of(peer)
-        if better is None and not network.is_direct(peer):
-            raise Unreachable(peer, [(PROTOCOL, "the connection was lost")])
-        if better is not None and not better.carries_tensors:
-            raise Unreachable(peer, [(PROTOCOL, "no direct connection for what is too large for a relay")])
-        if better is circuit:
-            return relayed, circuit
-        stream = await network.open_stream(peer, PROTOCOL)
-        await relayed.close_write()
-        return stream, better
-
-    def _close_outbox(self, peer: PeerId, outbox: trio.MemorySendChannel[_Queued]) -> None:
+    def _close_outbox(self, peer: PeerId, outbox: trio.MemorySendChannel[Queued]) -> None:
         outbox.close()
         if self._outboxes.get(peer) is outbox:
             del self._outboxes[peer]
 
-    async def _receive(self, stream: Stream) -> None:
-        older = self._inbound.get(stream.peer)
-        self._inbound[stream.peer] = stream
-        if older is not None and older not in self._relayed:
-            await older.reset()  # one at a time: each may hold a frame's worth of memory
-        if not self._host.network.is_direct(stream.peer):
-            self._relayed.add(stream)  # a direct one that takes its place lets it end in good order
-        reader = FrameReader(_Listening(stream, self._heard), MAX_FRAME, self.memory.allocate)
-        reason = "it closed the link"
-        try:
-            while (data := await reader.read_buffer()) is not None:
-                frame = decode_frame(data, stream.peer)
-                user = self._users.get(frame.run)
-                if user is not None:
-                    user.frame_arrived(stream.peer, frame)
-                del data, frame  # while this waits for the next, the memory is whoever's still needs it
-        except MoshgridError as error:
-            reason = _reason(error)
-            await stream.reset()
-        finally:
-            self._relayed.discard(stream)
-            replaced = self._inbound.get(stream.peer) is not stream
-            if not replaced:
-                del self._inbound[stream.peer]
-        if not replaced:
-            self._lost(stream.peer, reason)
+    def _frame_arrived(self, peer: PeerId, frame: Frame) -> None:
+        user = self._users.get(frame.run)
+        if user is not None:
+            user.frame_arrived(peer, frame)
 
     def _heard(self, peer: PeerId, count: int) -> None:
         self._throughput.received(count, trio.current_time())
         for user in self._users.values():
             user.bytes_arrived(peer, count)
 
+    def _disconnected(self, peer: PeerId) -> None:
+        link = self._outgoing.get(peer)
+        if not (self._incoming.outlives_streams(peer) or (link and link.outlives_streams)):
+            self._lost(peer, "the connection was lost")
+
+    def _down(self, peer: PeerId) -> None:
+        for user in list(self._users.values()):
+            user.link_down(peer, GRACE_SECONDS)
+
     def _lost(self, peer: PeerId, reason: str) -> None:
         outbox = self._outboxes.get(peer)
         if outbox is not None:
             self._close_outbox(peer, outbox)
+        self._tell_lost(peer, reason)
+
+    def _tell_lost(self, peer: PeerId, reason: str) -> None:
+        # The link to a peer that closed its own stays: else two that lost each other would close in turns.
         for user in list(self._users.values()):
             user.link_lost(peer, reason)
-
-
-class _Listening:
-    """A stream that tells, now and then, that bytes come in."""
-
-    def __init__(self, stream: Stream, heard: Callable[[PeerId, int], None]) -> None:
-        self._stream = stream
-        self._heard = heard
-        self._told = 0.0
-        self._untold = 0
-        self.peer = stream.peer
-        self.protocol = stream.protocol
-        self.send = stream.send
-        self.close_write = stream.close_write
-        self.close = stream.close
-        self.reset = stream.reset
-
-    async def receive(self, max_bytes: int = 65536) -> bytes:
-        data = await self._stream.receive(max_bytes)
-        self._tell(len(data))
-        return data
-
-    async def receive_into(self, buffer: bytearray | memoryview) -> int:
-        count = await self._stream.receive_into(buffer)
-        self._tell(count)
-        return count
-
-    def _tell(self, count: int) -> None:
-        self._untold += count
-        now = trio.current_time()
-        if now >= self._told + _HEARD_EVERY:
-            self._told = now
-            self._heard(self.peer, self._untold)
-            self._untold = 0
-
-
-def _reason(error: MoshgridError) -> str:
-    """What went wrong, without the peer's name: the report and the event have it already."""
-    if isinstance(error, RemoteProtocolError):
-        return error.reason
-    if isinstance(error, Unreachable) and error.attempts:
-        return error.attempts[-1][1]
-    return str(error)

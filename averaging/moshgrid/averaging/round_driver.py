@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import trio
@@ -19,6 +20,7 @@ from moshgrid.averaging.effects import (
     Emit,
     Finish,
     Heard,
+    LinkDown,
     MemberLost,
     Received,
     Reduce,
@@ -67,7 +69,7 @@ class RoundDriver:
         self._me = signed.peers.index(host.peer_id)
         self._index = {peer: index for index, peer in enumerate(signed.peers)}
         self._machine = GroupRound(signed, self._me, host.identity.sign, self._verify, book, host.clock.now())
-        self.accused = self._machine.accused
+        self.accused = self._machine.standing.accused
         self._parts = RoundParts(signed, self._me, arrays, links.memory, offload, self._put, self._send)
         self._outbox, self._inbox = trio.open_memory_channel[RoundEvent](_MAX_INBOX)
         self._scope = trio.CancelScope()
@@ -80,7 +82,7 @@ class RoundDriver:
     @property
     def lost(self) -> dict[int, str]:
         """Roster indices of the members lost so far, with the reason."""
-        return self._machine.lost
+        return self._machine.standing.lost
 
     async def run(self) -> RoundResult:
         """Takes part until the round is decided here; the arrays must not change meanwhile.
@@ -118,6 +120,11 @@ class RoundDriver:
         """``count`` bytes came from a peer, of whatever."""
         if (member := self._index.get(peer)) is not None:  # type: ignore[call-overload]
             self._put(Heard(member, count))
+
+    def link_down(self, peer: str, seconds: float) -> None:
+        """The link to a peer broke, and may go on."""
+        if (member := self._index.get(peer)) is not None:  # type: ignore[call-overload]
+            self._put(LinkDown(member, seconds))
 
     def lost_link(self, peer: str, reason: str) -> None:
         """The link to a peer ended."""
@@ -214,4 +221,11 @@ class RoundDriver:
     ) -> None:
         header = encode_frame(self.signed.manifest.run, self.signed.group_id, message)
         self.result.bytes_sent += len(payload)
-        self._links.send(self.signed.peers[member], header, payload, sent)
+        wanted = partial(self._is_wanted, member, isinstance(message, PartData)) if payload else None
+        self._links.send(self.signed.peers[member], header, payload, sent, wanted)
+
+    def _is_wanted(self, member: int, is_own_value: bool) -> bool:
+        """False when what waits on a slow link would only keep what comes after it waiting."""
+        if self.finished.is_set() or self._machine.standing.is_done_with(member):
+            return False
+        return not (is_own_value and self._over.is_set())

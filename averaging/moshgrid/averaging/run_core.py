@@ -254,9 +254,8 @@ class RunCore:
         number = self.round + 1
         place = self._place(number)
         self._finder.attend(place)
-        if self._steps.closed or number <= self._tried:
-            return
-        if self._membership.is_declared_elsewhere(place.key, number):
+        is_ahead = number > self._tried and not self._steps.closed
+        if is_ahead and self._membership.is_declared_elsewhere(place.key, number):
             self._host.nursery.start_soon(self._finder.declare, place.key, number)
 
     async def _publish_progress(self, number: int) -> None:
@@ -279,6 +278,10 @@ class RunCore:
     def bytes_arrived(self, peer: PeerId, count: int) -> None:
         """``count`` bytes came from a peer."""
         self._rounds.bytes_arrived(peer, count)
+
+    def link_down(self, peer: PeerId, seconds: float) -> None:
+        """A link broke that may go on."""
+        self._rounds.link_down(peer, seconds)
 
     def link_lost(self, peer: PeerId, reason: str) -> None:
         """A link ended: whatever waits for that peer is told."""

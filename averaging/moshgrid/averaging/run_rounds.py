@@ -53,6 +53,11 @@ class RunRounds:
         for driver in self._live.values():
             driver.heard(peer, count)
 
+    def link_down(self, peer: PeerId, seconds: float) -> None:
+        """A link broke that may go on."""
+        for driver in self._live.values():
+            driver.link_down(peer, seconds)
+
     def link_lost(self, peer: PeerId, reason: str) -> None:
         """A link ended."""
         for driver in self._live.values():

@@ -10,13 +10,13 @@ correctness.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
 from moshgrid.averaging.manifest import SignedManifest
 from moshgrid.p2p.identity import PeerId
 
-__all__ = ["PaceBook", "Suspicion", "bytes_owed", "round_seconds"]
+__all__ = ["PaceBook", "Suspicion", "bytes_owed", "longest_wait", "round_seconds"]
 
 _MIN_SILENCE = 0.25
 _GAP_FACTOR = 4.0
@@ -35,6 +35,8 @@ _MIN_EXPECTED = 1.0
 _ROUND_SECONDS = 120.0
 _SLOWEST = 250_000.0
 """Bytes per second; a round gives a member with such a link the time to send its values."""
+_MAX_GRACE = 15.0
+"""Seconds in a round for which a member's broken links excuse its silence."""
 _MAX_PEERS = 4096
 
 
@@ -120,6 +122,8 @@ class Suspicion:
         self._largest = dict.fromkeys(self._heard, 0.0)
         self._silent_since: dict[int, float] = {}
         self._gone: set[int] = set()
+        self._borne: dict[int, float] = {}
+        self._grace_left: dict[int, float] = {}
         self._alone_since: float | None = None
         self._senders: dict[int, _Wait] = {}
         self._reducers: dict[int, _Wait] = {}
@@ -138,7 +142,8 @@ class Suspicion:
         if member in self._gone:
             return  # whatever it says, it is not in this round any more
         if member in self._heard:
-            self._largest[member] = max(self._largest[member], now - self._heard[member])
+            if now > self._borne.get(member, -math.inf):  # how long another way took to find is no pause
+                self._largest[member] = max(self._largest[member], now - self._heard[member])
             self._heard[member] = now
         elif member in self._silent_since:  # it was suspected wrongly, or is back: this gap counts, too
             self._largest[member] = max(self._largest[member], now - self._silent_since.pop(member))
@@ -150,6 +155,22 @@ class Suspicion:
         for wait in (*self._senders.values(), *self._reducers.values()):
             wait.since += seconds
             wait.last += seconds
+
+    def bear_with(self, member: int, until: float, now: float) -> None:
+        """The link to ``member`` broke and may go on: its silence till then means nothing, within limits."""
+        already = max(now, self._borne.get(member, now))
+        granted = min(until - already, self._grace_left.get(member, _MAX_GRACE))
+        if member in self._heard and granted > 0:
+            self._grace_left[member] = self._grace_left.get(member, _MAX_GRACE) - granted
+            self._borne[member] = already + granted
+            for waits in (self._senders, self._reducers):
+                if (wait := waits.get(member)) is not None:
+                    wait.since += granted
+                    wait.last += granted
+
+    def borne_until(self, members: Collection[int], now: float) -> float | None:
+        """When the last of ``members`` whose link broke must be heard again; None where none did."""
+        return max((at for m, at in self._borne.items() if m in members and at > now), default=None)
 
     def waiting(self, senders: frozenset[int], reducers: frozenset[int], now: float) -> None:
         """This peer cannot go on without values from ``senders`` and results from ``reducers``."""
@@ -222,7 +243,7 @@ class Suspicion:
         self._book.observed_rate(self._peers[member], wait.got, until - wait.since)
 
     def _silent_at(self, member: int) -> float:
-        return self._heard[member] + self._silence[member]
+        return max(self._heard[member] + self._silence[member], self._borne.get(member, -math.inf))
 
     def _late(self) -> dict[int, float]:
         """When each member that is waited for is too late."""
@@ -250,6 +271,11 @@ class Suspicion:
 def round_seconds(signed: SignedManifest) -> float:
     """After how long an undecided round is given up."""
     return _ROUND_SECONDS + signed.total_bytes / _SLOWEST
+
+
+def longest_wait(signed: SignedManifest) -> float:
+    """Seconds after which a member is suspected whatever its rate: others need time to take over."""
+    return _ROUND_SECONDS / 4 + 0.75 * signed.total_bytes / _SLOWEST
 
 
 def bytes_owed(signed: SignedManifest, me: int) -> list[int]:

@@ -29,9 +29,18 @@ from moshgrid.p2p.decoding import Unreadable, decode
 from moshgrid.p2p.errors import RemoteProtocolError
 from moshgrid.p2p.identity import PeerId
 
-__all__ = ["MAX_FRAME", "Frame", "decode_frame", "encode_frame"]
+__all__ = [
+    "MAX_FRAME",
+    "Frame",
+    "Greeting",
+    "decode_frame",
+    "decode_greeting",
+    "encode_frame",
+    "encode_greeting",
+]
 
 MAX_HEADER = 65535
+_ID_BYTES = 16
 MAX_FRAME = 2 + MAX_HEADER + MAX_PART_BYTES
 
 
@@ -44,6 +53,16 @@ class Frame(NamedTuple):
     payload: memoryview
 
 
+class Greeting(msgspec.Struct, frozen=True, array_like=True):
+    """The first frame of a stream: which link of the sender's it carries."""
+
+    link: bytes
+    """16 bytes that the sender drew; another stream with the same ones goes on with the same link."""
+    acknowledged: bool
+    """Whether the sender is to be told, as 8 bytes, how many frames of the link have come: at once, and after
+    each of them."""
+
+
 class _Header(msgspec.Struct, frozen=True, array_like=True):
     run: bytes
     group: bytes
@@ -52,6 +71,23 @@ class _Header(msgspec.Struct, frozen=True, array_like=True):
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(_Header)
+_greeting_decoder = msgspec.msgpack.Decoder(Greeting)
+
+
+def encode_greeting(greeting: Greeting) -> bytes:
+    """The bytes of a stream's first frame."""
+    return _encoder.encode(greeting)
+
+
+def decode_greeting(frame: bytes, sender: PeerId) -> Greeting:
+    """Parses a stream's first frame. Raises RemoteProtocolError, blaming ``sender``."""
+    try:
+        greeting: Greeting = decode(_greeting_decoder, frame)
+    except Unreadable as error:
+        raise RemoteProtocolError(sender, f"sent a greeting that cannot be read: {error}") from error
+    if len(greeting.link) != _ID_BYTES:
+        raise RemoteProtocolError(sender, "sent a link id of the wrong length")
+    return greeting
 
 
 def encode_frame(run: bytes, group: bytes, message: Message) -> bytes:
@@ -72,7 +108,7 @@ def decode_frame(frame: bytes | bytearray | memoryview, sender: PeerId) -> Frame
     payload = memoryview(frame)[2 + size :]
     if len(payload) and not isinstance(header.message, PartData | ResultData):
         raise RemoteProtocolError(sender, f"sent bytes after a {type(header.message).__name__}")
-    if len(header.run) != 16 or len(header.group) not in (0, 32):
+    if len(header.run) != _ID_BYTES or len(header.group) not in (0, 32):
         raise RemoteProtocolError(sender, "sent an id of the wrong length")
     if len(_named(header.message)) > MAX_NAMED:
         raise RemoteProtocolError(sender, "named too many peers")
