@@ -9,8 +9,6 @@ import sys
 import time
 from itertools import combinations
 
-PATIENCE = 60.0
-
 
 def main():
     system, rank, peers, megabytes, where, listen, announce = sys.argv[1:]
@@ -115,11 +113,11 @@ def hivemind_worker(rank, peers, where, elements, listen, announce):
         tell(address=str(dht.get_visible_maddrs()[0]))
     else:
         tell(event="ready")
-    for _ in sys.stdin:
+    for patience in sys.stdin:
         with averager.get_tensors() as tensors:
             torch.mul(scale, base(rank), out=tensors[0])
         try:
-            gathered = averager.step(timeout=PATIENCE, allow_retries=False)
+            gathered = averager.step(timeout=float(patience), allow_retries=False)
             said = f"a group of {len(gathered)}" if gathered else "no group"
         except Exception as error:
             gathered, said = None, f"{type(error).__name__}: {error}"

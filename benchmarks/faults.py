@@ -22,6 +22,8 @@ from peer_process import PeerProcess, end_workers_when_terminated
 FAULTS = ("kill", "stop", "cut", "slow")
 PATIENCE = 60.0
 SLOWER = 20
+OWN_RATE = 3.0
+"""So many times as long as its bytes take at its rate is a slow peer waited for."""
 MENDING = 4
 """Rounds after a fault in which one is to be whole again."""
 WORKER = Path(__file__).with_name("fault_worker.py")
@@ -113,7 +115,7 @@ def stop(peers, relay, undisturbed, arguments):
     time.sleep(1.0)  # as if they trained
     late = {victim: victim.hear(0.0) for victim in victims}
     for peer in survivors + [victim for victim in victims if late[victim]]:
-        peer.go()
+        peer.go(PATIENCE)
     deadline = woken + PATIENCE
     sealed = {told[peer]["digest"] for peer in survivors if told[peer]}
     again = {}
@@ -121,7 +123,7 @@ def stop(peers, relay, undisturbed, arguments):
         again[peer] = peer.hear(deadline - time.monotonic())
         if not late.get(peer) and again[peer] and again[peer]["digest"] in sealed:
             late[peer] = again[peer]
-            peer.go()
+            peer.go(PATIENCE)
             again[peer] = peer.hear(deadline - time.monotonic())
     row = outcome(survivors, told, seconds) | afterwards(peers, again)
     applied_late = [said["digest"] for said in late.values() if said and said["success"]]
@@ -146,8 +148,9 @@ def slow(peers, relay, undisturbed, arguments):
     moved = 2 * (arguments.peers - 1) / arguments.peers * arguments.megabytes * 1e6
     relay.slow(peers[1].rank, moved / undisturbed / SLOWER)
     took_part, seconds, told = 0, [], {}
+    patience = max(PATIENCE, OWN_RATE * SLOWER * undisturbed)
     for _ in range(arguments.rounds):
-        spent, told = run_round(peers)
+        spent, told = run_round(peers, patience=patience)
         seconds.append(spent)
         took_part += any(entry and entry["whole"] == arguments.peers for entry in told.values())
     return outcome(peers, told, statistics.median(seconds)) | {
@@ -156,16 +159,16 @@ def slow(peers, relay, undisturbed, arguments):
     }
 
 
-def run_round(peers, awaited=None, after=0.0, disturb=lambda: None):
+def run_round(peers, awaited=None, after=0.0, disturb=lambda: None, patience=PATIENCE):
     """All step at once; ``disturb`` comes ``after`` seconds. Seconds until the last awaited one returned."""
     began = time.monotonic()
     for peer in peers:
-        peer.go()
+        peer.go(patience)
     time.sleep(after)
     disturb()
-    told = {peer: peer.hear(began + PATIENCE - time.monotonic()) for peer in awaited or peers}
+    told = {peer: peer.hear(began + patience - time.monotonic()) for peer in awaited or peers}
     at = [entry["at"] for entry in told.values() if entry]
-    return (max(at) - began if at else PATIENCE), told
+    return (max(at) - began if at else patience), told
 
 
 def outcome(survivors, told, seconds):

@@ -59,8 +59,8 @@ class PeerProcess:
             raise SystemExit(f"peer {self.rank} ended, or said nothing for {timeout:.0f} s")
         return said
 
-    def go(self):
-        self.popen.stdin.write("go\n")
+    def go(self, word="go"):
+        self.popen.stdin.write(f"{word}\n")
         self.popen.stdin.flush()
 
     def signal(self, number):

@@ -5,8 +5,8 @@ import random
 import pytest
 from round_simulation import SimulatedGroup
 
-from moshgrid.averaging.effects import Abort, Heard, Received
-from moshgrid.averaging.messages import Decided, Decline, Ready
+from moshgrid.averaging.effects import Abort, Heard, Received, ResultTaken
+from moshgrid.averaging.messages import Alive, Decided, Decline, Fetch, Ready, Sealed
 
 
 def contributors(value):
@@ -144,6 +144,44 @@ def test_who_countersigns_after_the_decision_is_told_of_it():
     assert machine.over
     effects = machine.handle(Received(2, Ready(group.signed.raw, b"")), group.sim.now)
     assert any(isinstance(getattr(effect, "message", None), Decided) for effect in effects)
+
+
+def decided_without_the_third():
+    """A group of four that has just decided, one of whom countersigned and has heard nothing since."""
+    group = SimulatedGroup(4, seed=1)
+    group.begin()
+    group.sim.at(0.012, lambda: group.sim.freeze(2))
+    group.run(until=4.5)
+    machine = group.nodes[0].machine
+    assert machine.over and not machine.finished
+    assert machine.deadline == pytest.approx(group.nodes[0].outcome.at + 5.0, abs=0.2)
+    return group.sim.now, machine
+
+
+@pytest.mark.parametrize("event", [ResultTaken(2), Received(2, Fetch(0, bytes(32)))], ids=["taken", "asked"])
+def test_whoever_has_what_a_member_on_a_slow_link_lacks_stays_until_it_is_there(event):
+    now, machine = decided_without_the_third()
+    for seconds in (0.0, 4.0, 8.0):
+        machine.handle(event, now + seconds)
+        assert machine.deadline == pytest.approx(now + seconds + 5.0)
+    machine.handle(Received(2, Sealed(0)), now + 9.0)
+    assert machine.finished
+
+
+@pytest.mark.parametrize("event", [Received(2, Alive()), ResultTaken(1)], ids=["idle", "done"])
+def test_nobody_stays_for_a_member_that_wants_nothing(event):
+    now, machine = decided_without_the_third()
+    before = machine.deadline
+    machine.handle(event, now)
+    assert machine.deadline == before
+
+
+def test_nobody_stays_for_ever():
+    now, machine = decided_without_the_third()
+    while not machine.finished and now < 1000:
+        now = min(machine.deadline, now + 1.0)
+        machine.handle(ResultTaken(2), now)
+    assert machine.finished and now < 125
 
 
 def test_who_stood_still_before_it_countersigned_drops_the_round():

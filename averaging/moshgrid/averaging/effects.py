@@ -26,6 +26,7 @@ __all__ = [
     "Reduce",
     "Reduced",
     "ResultArrived",
+    "ResultTaken",
     "RoundEffect",
     "RoundEvent",
     "Send",
@@ -98,7 +99,24 @@ class LinkDown:
     seconds: float
 
 
-RoundEvent = LinkDown | Received | Heard | PartArrived | ResultArrived | Reduced | MemberLost | DeadlinePassed
+@dataclass(frozen=True, slots=True)
+class ResultTaken:
+    """The link has taken a result for a member, after the round was over here."""
+
+    member: int
+
+
+RoundEvent = (
+    LinkDown
+    | ResultTaken
+    | Received
+    | Heard
+    | PartArrived
+    | ResultArrived
+    | Reduced
+    | MemberLost
+    | DeadlinePassed
+)
 
 # Effects ------------------------------------------------------------------------------------------
 

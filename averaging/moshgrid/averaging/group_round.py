@@ -2,7 +2,7 @@
 
 The exchange says what moves, the seal what is applied; this machine feeds them, watches the members,
 and ends the round: by ``Commit``, or by ``Abort`` when a majority is gone or the time is over. After a
-commit it goes on answering members that are behind, until all have sealed or the linger time is over.
+commit it goes on answering members that are behind, until all have sealed or asked nothing for a while.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from moshgrid.averaging.effects import (
     Received,
     Reduced,
     ResultArrived,
+    ResultTaken,
     RoundEffect,
     RoundEvent,
     Send,
@@ -54,6 +55,7 @@ __all__ = ["GroupRound"]
 
 _ALIVE_EVERY = 0.1
 _LINGER = 5.0
+_START_WITHIN = 3.0
 _LATE_START = 3.0  # seconds after all should have countersigned, until more than half must have
 _STOOD_STILL = 5.0
 """Seconds that this process was stopped, at most, before it takes the others to have gone on."""
@@ -70,8 +72,6 @@ class GroupRound:
         verify: Verify,
         book: PaceBook,
         now: float,
-        *,
-        start_within: float = 3.0,
     ) -> None:
         members = signed.manifest.members
         n = len(members)
@@ -90,9 +90,9 @@ class GroupRound:
         self.standing = Standing(me, n)
         self._attestation = Attestation(signed.group_id, sign, verify)
         self._made_at = now
-        self._start_due: float | None = now + max(start_within, self._suspicion.most_patient)
+        self._start_due: float | None = now + max(_START_WITHIN, self._suspicion.most_patient)
         self._quorum_due = self._start_due + _LATE_START
-        self._end_due = now + round_seconds(signed)
+        self._end_due = self._latest = now + round_seconds(signed)
         self._alive_due = now + _ALIVE_EVERY
         self.deadline: float | None = self._end_due
         """When to hand in ``DeadlinePassed``."""
@@ -101,10 +101,8 @@ class GroupRound:
         self.finished = False
 
     def _next_deadline(self) -> float | None:
-        if self.finished:
-            return None
         if self.over:
-            return self._end_due
+            return None if self.finished else self._end_due
         due = (self._end_due, self._alive_due, self._start_due, self._seal.deadline, self._suspicion.deadline)
         return min(at for at in due if at is not None)
 
@@ -125,6 +123,8 @@ class GroupRound:
             return self._drop_out(late, now)
         if late > 0:
             self._suspicion.stood_still(late)
+        if isinstance(event, Received | ResultTaken):
+            self._linger(event, now)
         effects: list[RoundEffect] = []
         match event:
             case Received(member, message):
@@ -288,6 +288,12 @@ class GroupRound:
         self.over = True
         self._end_due = now + _LINGER
         self._suspicion.close(now)
+
+    def _linger(self, event: Received | ResultTaken, now: float) -> None:
+        """A member on a slow link gets there after the others: whoever holds what it lacks stays for it."""
+        is_news = isinstance(event, ResultTaken) or not isinstance(event.message, Alive)
+        if self.over and is_news and not self.standing.is_done_with(event.member):
+            self._end_due = max(self._end_due, min(now + _LINGER, self._latest))
 
     def _attest(self) -> list[RoundEffect]:
         attested = self._attestation.due(flush=self._exchange.complete)

@@ -24,6 +24,7 @@ from moshgrid.averaging.effects import (
     MemberLost,
     Received,
     Reduce,
+    ResultTaken,
     RoundEffect,
     RoundEvent,
     Send,
@@ -192,7 +193,8 @@ class RoundDriver:
                     self._parts.encode(effect)
                 case SendResult(member, part, digest):
                     contributors, data = self._parts.held(part, digest)
-                    self._send(member, ResultData(part, contributors, digest), data)
+                    taken = partial(self._taken, member)
+                    self._send(member, ResultData(part, contributors, digest), data, taken)
                 case Reduce():
                     self._parts.reduce(effect)
                 case Commit(_, value):
@@ -223,6 +225,10 @@ class RoundDriver:
         self.result.bytes_sent += len(payload)
         wanted = partial(self._is_wanted, member, isinstance(message, PartData)) if payload else None
         self._links.send(self.signed.peers[member], header, payload, sent, wanted)
+
+    def _taken(self, member: int) -> None:
+        if self._over.is_set():
+            self._put(ResultTaken(member))
 
     def _is_wanted(self, member: int, is_own_value: bool) -> bool:
         """False when what waits on a slow link would only keep what comes after it waiting."""
