@@ -57,6 +57,15 @@ def test_only_so_much_is_on_its_way():
     assert not kept.is_full
 
 
+def test_a_link_whose_streams_all_break_before_anything_came_is_given_up():
+    kept = Unacknowledged()
+    kept.add(b"", b"")
+    assert [kept.breaks_in_vain() for _ in range(6)] == [False] * 5 + [True]
+    kept.add(b"", b"")
+    kept.acknowledge(1)
+    assert not kept.breaks_in_vain()
+
+
 def test_a_peer_is_sought_where_the_relay_is_gone_and_not_where_the_peer_is():
     assert may_be_reached_again(was_relayed=True, relay_connected=False)
     assert not may_be_reached_again(was_relayed=True, relay_connected=True)
@@ -211,6 +220,18 @@ def test_who_begins_another_link_after_a_broken_one_is_lost_first():
             assert [reason for _, reason, _ in other.user.lost] == ["its link broke, and it began another"]
             await trio.sleep(2 * GRACE_SECONDS)
             assert len(other.user.lost) == 1
+
+    run_virtual(main)
+
+
+def test_a_frame_that_the_other_end_refuses_is_not_sent_for_ever():
+    async def main():
+        async with two_ends(0) as (_, one, other):
+            one.links.send(other.id, b"\xff\xff nothing that anybody could read")
+            await until(lambda: one.user.lost, 60.0)
+            assert "ended every stream" in one.user.lost[0][1]
+            one.send(other, 1)
+            await until(lambda: other.user.frames == [1], 30.0)
 
     run_virtual(main)
 

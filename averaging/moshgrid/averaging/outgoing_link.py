@@ -192,6 +192,8 @@ class OutgoingLink:
 
     async def _go_on_elsewhere(self) -> None:
         """Takes the link up again within the time of grace. Raises Unreachable, RemoteProtocolError."""
+        if self._kept.breaks_in_vain():
+            raise RemoteProtocolError(self._peer, "ended every stream before it took a frame")
         self._down()
         lost, last = self._circuit, ""
         with trio.move_on_after(GRACE_SECONDS):

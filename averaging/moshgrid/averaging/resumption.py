@@ -14,6 +14,7 @@ __all__ = ["GRACE_SECONDS", "Unacknowledged", "may_be_reached_again"]
 
 GRACE_SECONDS = 5.0
 """From the loss of a circuit until the peer at its other end counts as lost."""
+_MAX_BREAKS = 5
 _WINDOW = 4 << 20
 """Bytes on their way over a relay: enough for 40 MB/s at a tenth of a second there and back."""
 
@@ -25,6 +26,7 @@ class Unacknowledged:
         self._frames: deque[tuple[bytes, Payload]] = deque()
         self._first = 0
         self._bytes = 0
+        self._breaks = 0
 
     @property
     def is_full(self) -> bool:
@@ -40,10 +42,19 @@ class Unacknowledged:
         """``count`` frames have come since the link began. Raises ValueError when so many were never sent."""
         if count > self._first + len(self._frames):
             raise ValueError(f"{count} frames are said to have come, of {self._first + len(self._frames)}")
+        self._breaks = 0 if count > self._first else self._breaks
         while self._first < count:
             header, payload = self._frames.popleft()
             self._first += 1
             self._bytes -= len(header) + len(payload)
+
+    def breaks_in_vain(self) -> bool:
+        """To be asked at each break: True when streams broke again and again and nothing came by any of them.
+
+        Then it is not the way that is bad but what is sent: the other end does not understand it.
+        """
+        self._breaks += 1
+        return self._breaks > _MAX_BREAKS
 
     def missing_after(self, count: int) -> list[tuple[bytes, Payload]]:
         """What is to be sent again to who has ``count`` frames.
