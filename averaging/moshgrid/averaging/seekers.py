@@ -32,7 +32,7 @@ class Seekers:
         self.misfits: dict[PeerId, str] = {}
         """Who cannot be in one group with this peer, and why."""
         self.turned_away: set[PeerId] = set()
-        """Who asked this peer to lead, and has no seat."""
+        """Who has no seat with this peer, or this peer none with it."""
         self.no_seat = ""
         """Why this peer had none with another."""
 
@@ -103,8 +103,8 @@ class Seekers:
         self._ever_asked.update(peers)
 
     def was_asked(self, peer: PeerId) -> bool:
-        """Whether ``peer`` was ever asked to lead, whatever it said."""
-        return peer in self._ever_asked
+        """Whether ``peer`` was ever asked to lead, whatever it said; but not after one had no seat."""
+        return peer in self._ever_asked and peer not in self.turned_away
 
     def accepted(self, peer: PeerId) -> None:
         """A peer leads this one; it may have refused an earlier request."""
@@ -118,6 +118,7 @@ class Seekers:
             self.misfits[peer] = reason
         elif reason.startswith(NO_SEAT):
             self.no_seat = reason
+            self.turned_away.add(peer)
         self._answered.add(peer)
         self._passed_over.add(peer)
         self.take(taken)
