@@ -37,7 +37,7 @@ from moshgrid.averaging.messages import (
     Refused,
 )
 from moshgrid.averaging.offers import misfit
-from moshgrid.averaging.seats import Applicant, Seats
+from moshgrid.averaging.seats import NO_SEAT, Applicant, Seats
 from moshgrid.averaging.seekers import Seekers
 from moshgrid.p2p.identity import PeerId
 
@@ -155,6 +155,8 @@ class Matchmaking:
             case Refused(reason=reason, try_instead=other, taken=taken):
                 if self.leader == peer:
                     self._lose_leader()
+                    if reason.startswith(NO_SEAT):
+                        self._times.left_without_seat(now)
                 self._seekers.refused(peer, reason[:_MAX_REASON], taken)
                 self._see(PeerId(other), now)
             case Leave():
@@ -242,7 +244,8 @@ class Matchmaking:
             effects += [Tell(peer, join) for peer in self._seekers.to_ask()]
         if self.leader is None and not self._pending():
             effects += self._close_if_due(now)
-        if self._overtaken and not (self.over or self._times.others_awaited or self._has_company):
+        company = self.leader is not None or self._followers or self._seekers.present
+        if self._overtaken and not (self.over or self._times.others_awaited or company):
             effects += self._give_up("others sealed this round meanwhile")
         return effects
 
@@ -273,11 +276,6 @@ class Matchmaking:
 
     def _pending(self) -> set[PeerId]:
         return set() if self._times.patience_due is None else self._seekers.unanswered
-
-    @property
-    def _has_company(self) -> bool:
-        """Whether anybody is left with whom this peer may yet come into a group."""
-        return self.leader is not None or bool(self._followers) or bool(self._seekers.present)
 
     def _everybody_is_here(self) -> bool:
         return bool(self._followers) and not (self._seekers.present - self._followers.keys())
