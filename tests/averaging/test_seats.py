@@ -286,6 +286,26 @@ def test_followers_decline_a_leader_that_gives_its_own_block_more(seed):
     assert set(sybils_apply(seed, 16, "single", rounds=4, obedient=False)) <= {8, 9}
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(4))
+def test_a_household_that_joins_through_relays_and_is_direct_then_has_one_seat(seed):
+    async def main():
+        nat = ("open",) * 8 + ("port-restricted",) * 3
+        async with swarm(0, seed=seed, nat=nat, group_size=16, topology="single", seats_per_block=1) as group:
+            for number, router in enumerate(nat):
+                ip = f"198.18.{number}.7" if router == "open" else "203.0.113.5"
+                await group.add([np.ones(24, np.float32)], ip)
+            home = {peer.id for peer in group.peers[8:]}
+            for _ in range(3):
+                reports = await step_after(group, set(), 0.0)
+                assert all(report.committed for report in reports.values())
+                assert (
+                    sorted(len(home & set(report.group)) for report in reports.values()) == [1] * 9 + [2] * 2
+                )
+
+    run_virtual(main, seed=seed)
+
+
 def test_without_the_option_a_block_has_as_many_seats_as_it_takes():
     async def main():
         async with swarm(0, seed=2, group_size=16, topology="single") as group:
