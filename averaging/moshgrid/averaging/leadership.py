@@ -31,6 +31,8 @@ class Leadership:
 
         They may have joined through a relay, and have a direct connection since.
         """
+        if not self._seats.are_limited:
+            return []
         others = {peer: Applicant(offer, block_seen(self._host.network, peer)) for peer, offer in members[1:]}
         taken = self._seats.taken(others)
         return [peer for peer in others if peer not in taken]

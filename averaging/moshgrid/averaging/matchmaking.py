@@ -50,7 +50,7 @@ class Matchmaking:
     """One peer's search for a group. Ends with ``Formed``, ``NoGroup``, or a Begin from ``leader``.
 
     Peers that took part lately and have not declared themselves for this round yet, here or
-    elsewhere, get ``undeclared`` seconds to do so.
+    elsewhere, get ``undeclared`` seconds to do so. ``seats_per_block``: see ``seats``; None for no limit.
     """
 
     def __init__(

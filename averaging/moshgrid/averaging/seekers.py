@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from moshgrid.averaging.offers import MISFITS
 from moshgrid.averaging.seats import NO_SEAT
@@ -97,10 +97,11 @@ class Seekers:
         self.ask(fresh)
         return fresh
 
-    def ask(self, peers: Iterable[PeerId]) -> None:
+    def ask(self, peers: Sequence[PeerId]) -> None:
         """These were asked, or are to be followed by another leader's word."""
         self._asked.update(peers)
         self._ever_asked.update(peers)
+        self.turned_away.difference_update(peers)
 
     def was_asked(self, peer: PeerId) -> bool:
         """Whether ``peer`` was ever asked to lead, whatever it said; but not after one had no seat."""
