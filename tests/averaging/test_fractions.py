@@ -8,10 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from round_simulation import IDENTITIES
 
+from moshgrid.averaging.averager_setup import run_config
 from moshgrid.averaging.fractions import fair_fractions, water_filling
 from moshgrid.averaging.leading import compose_manifest
 from moshgrid.averaging.messages import Offer
-from moshgrid.averaging.schema import Schema
 from moshgrid.averaging.throughput import Throughput
 
 
@@ -110,7 +110,8 @@ def test_who_does_not_know_its_bandwidth_counts_as_the_median():
 
 
 def test_a_manifest_follows_the_measured_bandwidths_and_bounds_a_lie():
-    schema = Schema.of([np.zeros(100_000, np.float32)])
+    config = run_config("run", [np.zeros(100_000, np.float32)], 4, 2, "none", "single", "mean", None)
+    schema = config.schema
 
     def fractions(*bandwidths):
         members = [
@@ -118,9 +119,7 @@ def test_a_manifest_follows_the_measured_bandwidths_and_bounds_a_lie():
             for identity, bandwidth in zip(IDENTITIES, bandwidths, strict=False)
         ]
         rng = random.Random(1)
-        manifest = compose_manifest(
-            bytes(16), "0", 1, members, schema, "none", np.dtype("float32"), "mean", rng
-        )
+        manifest = compose_manifest(bytes(16), "0", 1, members, config, rng)
         share = {member.peer: member.fraction for member in manifest.members}
         return [share[peer] for peer, _ in members]
 

@@ -35,8 +35,9 @@ class Swarm:
         self._nat = nat
         self.peers = []
 
-    async def add(self, arrays):
-        peer = await self._nursery.start(self._live, arrays)
+    async def add(self, arrays, ip=None, **config):
+        """``ip``: what others see as the peer's address. ``config``: where it differs from the others'."""
+        peer = await self._nursery.start(self._live, arrays, ip, {**self._config, **config})
         self.peers.append(peer)
         return peer
 
@@ -45,21 +46,20 @@ class Swarm:
         self._switch.crash(peer.id)
         peer.scope.cancel()
 
-    async def _live(self, arrays, *, task_status):
+    async def _live(self, arrays, ip, config, *, task_status):
         i = len(self.peers)
         identity = Identity.from_seed(bytes([i + 1, self._seed % 256]) * 16)
         if i < len(self._nat):
             self._switch.reachability.nat[identity.peer_id] = self._nat[i]
         network = self._switch.network(identity)
+        network.ip = ip
         bootstrap = tuple(self.peers[0].network.addrs) if self.peers else ()
         rng = random.Random(self._seed * 1000 + i)
         with trio.CancelScope() as scope:
             async with open_host(
                 network, identity, bootstrap=bootstrap, clock=VirtualClock(), rng=rng
             ) as host:
-                core = RunCore(
-                    host, await DHTNode.of(host), run_config("run", arrays, **self._config), inline
-                )
+                core = RunCore(host, await DHTNode.of(host), run_config("run", arrays, **config), inline)
                 await core.start()
                 task_status.started(Peer(host, core, network, arrays, scope))
                 await trio.sleep_forever()

@@ -3,14 +3,18 @@
 from collections import Counter
 from dataclasses import dataclass, field
 
+from msgspec.structs import replace
+
 from moshgrid.averaging.match_events import Formed, NoGroup, PeerLost, SeekerGone, SeekerSeen, Tell, Told
 from moshgrid.averaging.matchmaking import Matchmaking
-from moshgrid.averaging.messages import Offer
+from moshgrid.averaging.messages import Join, Offer
 from moshgrid.p2p.machine import DeadlinePassed
 from moshgrid.p2p.testing.simulation import Simulation
 
 OFFER = Offer(1.0, 0.0, bytes(32), "float16", True)
 HARD_LIMIT = 15.0
+CROWD = "203.0.113.0/24"
+"""Where every second peer is."""
 
 
 @dataclass
@@ -37,10 +41,10 @@ class Outcome:
 
 
 class _Matching:
-    def __init__(self, seed, peers, size, loss, crashed, stale, arrive_within):
+    def __init__(self, seed, peers, size, loss, crashed, stale, arrive_within, seats):
         self.sim = Simulation(seed, latency=(0.001, 0.05))
         self.names = [f"p{i}" for i in range(peers)]
-        self.size, self.loss = size, loss
+        self.size, self.loss, self.seats = size, loss, seats
         self.out = Outcome(self.sim, {})
         self.wakes = {}
         self.early = {}
@@ -55,7 +59,8 @@ class _Matching:
         if me in self.sim.dead:
             return
         rng = self.sim.rng
-        machine = Matchmaking(me, "0", 1, OFFER, self.size, 2, self.sim.now, hard_limit=HARD_LIMIT)
+        options = {"hard_limit": HARD_LIMIT, "seats_per_block": self.seats}
+        machine = Matchmaking(me, "0", 1, OFFER, self.size, 2, self.sim.now, **options)
         self.out.machines[me], self.out.began[me] = machine, self.sim.now
         for other in self.names:
             # Who has an old view hears of only half of the others, and takes seconds to do so.
@@ -98,7 +103,10 @@ class _Matching:
         for effect in effects:
             match effect:
                 case Tell(peer, message):
-                    self.send(me, peer, message, lambda p=peer, m=message: self.event(p, Told(me, m)))
+                    if isinstance(message, Join):
+                        message = replace(message, seen_in=block_of(peer))
+                    told = Told(me, message, block_of(me))
+                    self.send(me, peer, message, lambda p=peer, t=told: self.event(p, t))
                 case Formed(members):
                     roster = tuple(peer for peer, _ in members)
                     self.out.led.append(roster)
@@ -138,8 +146,14 @@ class _Matching:
         self.sim.at(due, wake)
 
 
-def match(seed, peers=40, size=8, loss=0.05, crashed=0.2, stale=0.3, arrive_within=0.5):
-    """One search of everybody under one key, until all have ended."""
-    matching = _Matching(seed, peers, size, loss, crashed, stale, arrive_within)
+def block_of(peer):
+    """The address block that a peer is seen in: half of them are of one."""
+    number = int(peer.rpartition("p")[2])
+    return f"198.18.{number}.0/24" if number % 2 else CROWD
+
+
+def match(seed, peers=40, size=8, loss=0.05, crashed=0.2, stale=0.3, arrive_within=0.5, seats=None):
+    """One search of everybody under one key, until all have ended. ``seats``: for each address block."""
+    matching = _Matching(seed, peers, size, loss, crashed, stale, arrive_within, seats)
     matching.sim.run(60)
     return matching.out

@@ -43,6 +43,7 @@ class AsyncAverager:
         authority: str | None = None,
         admission: bytes = b"",
         downloads: str | os.PathLike[str] | None = None,
+        seats_per_block: int | None = None,
     ) -> None:
         self._config = run_config(
             run_id,
@@ -56,6 +57,7 @@ class AsyncAverager:
             authority,
             admission,
             downloads,
+            seats_per_block,
         )
         self._schema = self._config.schema
         self.node = node

@@ -40,7 +40,9 @@ class Averager:
     to wait for a group, None to adapt (at most 15). ``authority``: the key (peer id, hex or base64) that
     admits members; without one the run is open. ``admission``: the token by which it admitted this peer.
     ``downloads``: a folder that keeps what has come of a state, for when this process ends meanwhile and is
-    started again. Raises ConfigurationError. From asyncio use ``AsyncAverager``.
+    started again. ``seats_per_block``: how many members of a group of eight or more may be seen in one block
+    of addresses (/24; /48 of IPv6); None for any number. A run among strangers should set 1, at all members.
+    Raises ConfigurationError. From asyncio use ``AsyncAverager``.
 
     A reducer sees the raw values of the parts it averages: there is no secure aggregation yet.
     """
@@ -59,6 +61,7 @@ class Averager:
         authority: str | None = None,
         admission: bytes = b"",
         downloads: str | os.PathLike[str] | None = None,
+        seats_per_block: int | None = None,
     ) -> None:
         config = run_config(
             run_id,
@@ -72,6 +75,7 @@ class Averager:
             authority,
             admission,
             downloads,
+            seats_per_block,
         )
         self.node = node
         self.run_id = run_id

@@ -42,6 +42,7 @@ def run_config(
     authority: str | None = None,
     admission: bytes = b"",
     downloads: str | os.PathLike[str] | None = None,
+    seats_per_block: int | None = None,
 ) -> RunConfig:
     """The arguments of an averager, checked. Raises ConfigurationError that says what is allowed."""
     if not isinstance(run_id, str) or not 1 <= len(run_id.encode()) <= 64 or "/" in run_id:
@@ -67,6 +68,10 @@ def run_config(
     dtype = schema.wire_dtype(sorted(set.intersection(*taken)))
     if not isinstance(admission, bytes) or len(admission) > MAX_ADMISSION_BYTES:
         raise ConfigurationError(f"admission must be a token of at most {MAX_ADMISSION_BYTES} bytes")
+    if seats_per_block is not None and not (isinstance(seats_per_block, Integral) and seats_per_block >= 1):
+        raise ConfigurationError(
+            f"seats_per_block must be None (no limit) or a whole number from 1, not {seats_per_block!r}"
+        )
     if downloads is not None and not isinstance(downloads, str | os.PathLike):
         raise ConfigurationError(f"downloads= takes the path of a folder, not {downloads!r}")
     return RunConfig(
@@ -80,6 +85,7 @@ def run_config(
         dtype,
         reducer,
         deadline,
+        None if seats_per_block is None else int(seats_per_block),
         None if authority is None else authority_of(str(authority)),
         admission,
         None if downloads is None else Path(downloads).expanduser(),

@@ -7,6 +7,7 @@ from moshgrid.averaging.drafting import DRAFT_SECONDS
 __all__ = ["ClosingTimes"]
 
 _LEADER_LATE_SECONDS = 1.0
+_WITHOUT_SEAT_SECONDS = 1.0
 
 
 class ClosingTimes:
@@ -25,6 +26,7 @@ class ClosingTimes:
         self._undeclared_due = now + undeclared
         self._patience = patience
         self._latest = now + hard_limit
+        self._had_no_seat = False
         self.patience_due: float | None = now + patience
         """Until when those who are declared are waited for; None when that time is over."""
         self.hard_due = now + hard_limit
@@ -57,6 +59,13 @@ class ClosingTimes:
     def drafted(self, now: float) -> None:
         """The leader asks who is direct to whom before it begins: it needs that time on top."""
         self.hard_due = min(self._latest, now + DRAFT_SECONDS + _LEADER_LATE_SECONDS)
+
+    def left_without_seat(self, now: float) -> None:
+        """Its leader began without this peer, which may look on with the others that were left; only once."""
+        if not self._had_no_seat:
+            self._had_no_seat = True
+            self.patience_due = min(self._latest, max(self.patience_due or 0.0, now + _WITHOUT_SEAT_SECONDS))
+            self.hard_due = self._latest
 
     def patience_ends(self, now: float) -> bool:
         """True once, when the patience is over."""

@@ -10,12 +10,15 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
+from msgspec.structs import replace
+
+from moshgrid.averaging.address_blocks import block_seen
 from moshgrid.averaging.draft_driver import Drafts
 from moshgrid.averaging.early_joins import EarlyJoins
 from moshgrid.averaging.incoming_manifests import IncomingManifests
-from moshgrid.averaging.leading import compose_manifest
+from moshgrid.averaging.leadership import Leadership
 from moshgrid.averaging.links import Links
-from moshgrid.averaging.manifest import SignedManifest, sign_manifest
+from moshgrid.averaging.manifest import SignedManifest
 from moshgrid.averaging.match_driver import MatchDriver
 from moshgrid.averaging.match_events import Formed, NoGroup, PeerLost, Told
 from moshgrid.averaging.matchmaking import Matchmaking
@@ -35,7 +38,7 @@ from moshgrid.averaging.messages import (
 )
 from moshgrid.averaging.patience import Patience, silence_after
 from moshgrid.averaging.run_config import RunConfig
-from moshgrid.averaging.topology import LOBBY, Place
+from moshgrid.averaging.topology import Place
 from moshgrid.averaging.wire import Frame, encode_frame
 from moshgrid.p2p.errors import MoshgridError
 from moshgrid.p2p.host import Host
@@ -44,7 +47,6 @@ from moshgrid.p2p.identity import PeerId
 __all__ = ["GroupFinder"]
 
 _MAX_HELD = 256
-_LOBBY_SECONDS = 1.0
 
 _log = logging.getLogger("moshgrid.averaging")
 
@@ -75,7 +77,7 @@ class GroupFinder:
         self._found = b""
         self._held: list[tuple[PeerId, Frame]] = []
         self._incoming = IncomingManifests(host, links, run, config, leader_gone, self._found_out)
-        self._attempt = ("", 0, 0)
+        self._leadership = Leadership(host, run, config)
         self._sought = 0
         self._drafts = Drafts(host, self._tell)
         self._too_early: tuple[PeerId, bytes] | None = None
@@ -92,6 +94,7 @@ class GroupFinder:
         self._reference = reference
         self.attend(place)
         offer = self._offer(weight)
+        patience = self._config.deadline or self._patience.at(group_key)
         machine = Matchmaking(
             self._host.peer_id,
             group_key,
@@ -100,9 +103,10 @@ class GroupFinder:
             self._config.group_size,
             self._config.min_group_size,
             began,
-            patience=self._patience_for(group_key),
-            undeclared=self._patience_for(group_key),
+            patience=patience,
+            undeclared=patience,
             silence=silence_after(self._membership.declare_to_watch),
+            seats_per_block=self._config.seats_per_block,
         )
         matching = self._matching = MatchDriver(machine, group_key, number, self._host.clock, self._tell)
         self._host.nursery.start_soon(self.declare, group_key, number)
@@ -213,7 +217,7 @@ class GroupFinder:
                 self._host.nursery.start_soon(self._drafts.answer, peer, message)
             case Leave():
                 self._drafts.lost(peer)
-        matching.feed(Told(peer, message))
+        matching.feed(self._heard(peer, message))
         if isinstance(message, Handover) and self._too_early is not None:
             (sender, raw), self._too_early = self._too_early, None
             self._begin(sender, raw, None)
@@ -225,28 +229,12 @@ class GroupFinder:
         here = {*self._membership.seekers(self._place.key, self._sought), *(self._place.expected or ())}
         return self._drafts.marked(offer, sorted(here))
 
-    def _patience_for(self, group_key: str) -> float:
-        if self._config.deadline is not None:
-            return self._config.deadline
-        # Who comes to the lobby has waited already, and so have the others there.
-        return _LOBBY_SECONDS if group_key == LOBBY else self._patience.seconds
-
     def _lead(self, formed: Formed, group_key: str, number: int) -> SignedManifest:
-        key, last, attempts = self._attempt
-        self._attempt = (group_key, number, attempts + 1 if (key, last) == (group_key, number) else 1)
-        manifest = compose_manifest(
-            self._run,
-            group_key,
-            number,
-            formed.members,
-            self._config.schema,
-            self._config.layout,
-            self._config.dtype,
-            self._config.reducer,
-            self._host.rng,
-            self._attempt[2],
-        )
-        signed = sign_manifest(self._host.identity, manifest)
+        left = self._leadership.without_seat(formed.members)
+        for peer in left:
+            self._tell(peer, Refused(group_key, number, self._leadership.why_none, "", ()))
+        members = [(peer, offer) for peer, offer in formed.members if peer not in left]
+        signed = self._leadership.sign(group_key, number, members)
         self._forming, self._found = signed, signed.group_id
         for peer in signed.peers[1:]:
             self._tell(peer, Begin(signed.raw))
@@ -266,6 +254,12 @@ class GroupFinder:
             return
         if (matching.group_key, matching.round) != (manifest.group_key, manifest.round):
             self._incoming.decline(signed, "it seeks a group for another round")
+            return
+        if reason := self._incoming.crowded(signed):
+            self._found = signed.group_id  # what its members bring of it is no news
+            self._incoming.decline(signed, reason)
+            refused = Refused(manifest.group_key, manifest.round, reason, "", ())
+            matching.feed(Told(signed.leader, refused))
             return
         self._forming, self._found = signed, signed.group_id
         if early is not None:
@@ -288,12 +282,17 @@ class GroupFinder:
     def _take_early_joins(self, matching: MatchDriver) -> None:
         for peer, join in self._early.take(matching.round):
             if self._is_matching(join.group_key, join.round):
-                matching.feed(Told(peer, join))
+                matching.feed(self._heard(peer, join))
             else:
                 self._refuse(peer, join, "this peer seeks another group in that round")
 
     def _refuse(self, peer: PeerId, join: Join, reason: str) -> None:
         self._tell(peer, Refused(join.group_key, join.round, reason, "", ()))
 
+    def _heard(self, peer: PeerId, message: MatchMessage) -> Told:
+        return Told(peer, message, block_seen(self._host.network, peer))
+
     def _tell(self, peer: PeerId, message: MatchMessage) -> None:
+        if isinstance(message, Join) and self._config.seats_per_block is not None:
+            message = replace(message, seen_in=block_seen(self._host.network, peer) or "")
         self._links.send(peer, encode_frame(self._run, b"", message))

@@ -7,12 +7,14 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
+from moshgrid.averaging.address_blocks import block_seen
 from moshgrid.averaging.leader_watch import Equivocation, LeaderWatch, Restarted
 from moshgrid.averaging.leading import check_manifest
 from moshgrid.averaging.links import Links
 from moshgrid.averaging.manifest import SignedManifest, open_manifest
 from moshgrid.averaging.messages import Decline
 from moshgrid.averaging.run_config import RunConfig
+from moshgrid.averaging.seats import NO_SEAT, crowded_block
 from moshgrid.averaging.wire import encode_frame
 from moshgrid.p2p.errors import RemoteProtocolError
 from moshgrid.p2p.host import Host
@@ -67,6 +69,16 @@ class IncomingManifests:
             self.decline(signed, "its leader signed two manifests for one round")
             return None
         return signed
+
+    def crowded(self, signed: SignedManifest) -> str:
+        """Why this peer takes no part, where it sees more members in one address block than may be there."""
+        others = [peer for peer in signed.peers if peer != self._host.peer_id]
+        blocks = [block_seen(self._host.network, peer) for peer in others]
+        block = crowded_block([None, *blocks], self._config.seats_per_block)
+        if block is None:
+            return ""
+        _log.warning("%s has %d members in %s; declined", signed.leader, blocks.count(block), block)
+        return f"{NO_SEAT}{blocks.count(block)} of {len(signed.peers)} members are in one address block"
 
     def decline(self, signed: SignedManifest, reason: str) -> None:
         """Tells all members that this peer will not take part."""

@@ -6,16 +6,12 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from typing import Any
-
-import numpy as np
 
 from moshgrid.averaging.fractions import fair_fractions
 from moshgrid.averaging.layout import largest_part, without_reference
 from moshgrid.averaging.manifest import Manifest, Member, SignedManifest
 from moshgrid.averaging.messages import Offer
 from moshgrid.averaging.run_config import RunConfig
-from moshgrid.averaging.schema import Schema
 from moshgrid.p2p.errors import RemoteProtocolError
 from moshgrid.p2p.identity import PeerId
 
@@ -27,10 +23,7 @@ def compose_manifest(
     group_key: str,
     round_number: int,
     members: Sequence[tuple[PeerId, Offer]],
-    schema: Schema,
-    layout: str,
-    dtype: np.dtype[Any],
-    reducer: str,
+    config: RunConfig,
     rng: random.Random,
     attempt: int = 1,
 ) -> Manifest:
@@ -40,6 +33,7 @@ def compose_manifest(
     what the members say of their bandwidths, a member that says nothing counting as the median. When
     they do not all name the same reference, the round does without, and with codecs fit for that.
     """
+    schema, layout, dtype = config.schema, config.layout, config.dtype
     leader, *others = members
     rng.shuffle(others)
     roster = [leader, *others]
@@ -63,7 +57,7 @@ def compose_manifest(
         schema=schema.digest,
         reference=reference,
         nonce=rng.randbytes(16),
-        reducer=reducer,
+        reducer=config.reducer,
         attempt=attempt,
     )
 

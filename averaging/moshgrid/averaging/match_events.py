@@ -43,6 +43,8 @@ class Told:
 
     peer: PeerId
     message: MatchMessage
+    block: str | None = None
+    """Where its sender is seen; see ``address_blocks``."""
 
 
 @dataclass(frozen=True, slots=True)

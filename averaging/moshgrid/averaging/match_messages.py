@@ -63,11 +63,15 @@ class Offer(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Join(Tagged, frozen=True):
-    """Asks the receiver to lead; the sender's rank follows from its peer id."""
+    """Asks the receiver to lead; the sender's rank follows from its peer id.
+
+    ``seen_in``: the address block in which the sender sees the receiver, which cannot see that itself.
+    """
 
     group_key: str
     round: int
     offer: Offer
+    seen_in: str = ""
 
 
 class Accepted(Tagged, frozen=True):

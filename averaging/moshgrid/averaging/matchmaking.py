@@ -36,7 +36,8 @@ from moshgrid.averaging.messages import (
     Offer,
     Refused,
 )
-from moshgrid.averaging.offers import MISFITS, misfit
+from moshgrid.averaging.offers import misfit
+from moshgrid.averaging.seats import NO_SEAT, Applicant, Seats
 from moshgrid.averaging.seekers import Seekers
 from moshgrid.p2p.identity import PeerId
 
@@ -49,7 +50,7 @@ class Matchmaking:
     """One peer's search for a group. Ends with ``Formed``, ``NoGroup``, or a Begin from ``leader``.
 
     Peers that took part lately and have not declared themselves for this round yet, here or
-    elsewhere, get ``undeclared`` seconds to do so.
+    elsewhere, get ``undeclared`` seconds to do so. ``seats_per_block``: see ``seats``; None for no limit.
     """
 
     def __init__(
@@ -66,16 +67,17 @@ class Matchmaking:
         undeclared: float = 1.0,
         silence: float = 0.1,
         hard_limit: float = 15.0,
+        seats_per_block: int | None = None,
     ) -> None:
         self._me = me
         self._key = group_key
         self._round = round_number
         self._offer = offer
-        self._size = group_size
+        self._seats = Seats(me, group_size, seats_per_block)
         self._min_size = min_group_size
         self._times = ClosingTimes(now, silence, undeclared, patience, hard_limit)
         self._seekers = Seekers(me, group_key, round_number)
-        self._followers: dict[PeerId, Offer] = {}
+        self._followers: dict[PeerId, Applicant] = {}
         self._overtaken = False
         self.is_drafted = False
         """True while the leader may yet name another one to begin."""
@@ -89,7 +91,7 @@ class Matchmaking:
         if self.over:
             return None
         may_close = self.leader is None and not self._pending() and self._everybody_is_here()
-        return self._times.next_due(may_close)
+        return self._times.next_due(may_close and len(self._seats.taken(self._followers)) >= self._min_size)
 
     def handle(self, event: MatchEvent, now: float) -> list[MatchEffect]:
         """Takes one event and returns what is to be done, in order."""
@@ -99,13 +101,12 @@ class Matchmaking:
         match event:
             case SeekerSeen(peer):
                 self._see(peer, now)
-            case SeekerGone(peer):
-                if peer not in self._followers and peer != self.leader:
-                    self._forget(peer)
+            case SeekerGone(peer) if peer not in self._followers and peer != self.leader:
+                self._forget(peer)
             case PeerLost(peer):
                 self._forget(peer)
-            case Told(peer, message):
-                effects += self._told(peer, message, now)
+            case Told(peer, message, block):
+                effects += self._told(peer, message, block, now)
             case OthersAwaited(any_left):
                 self._times.others_awaited = any_left
             case Overtaken():
@@ -123,8 +124,7 @@ class Matchmaking:
 
     def began(self, roster: Sequence[PeerId]) -> list[MatchEffect]:
         """A leader began: this peer is in a group with ``roster``; its own followers must look on."""
-        left = [peer for peer in self._followers if peer not in roster]
-        effects: list[MatchEffect] = [Tell(peer, Disbanded(self._key, self._round, "")) for peer in left]
+        effects = self._send_on("", but=roster)
         if self.leader is not None and self.leader != roster[0]:
             effects.append(Tell(self.leader, Leave(self._key, self._round)))
         self._close(roster)
@@ -145,19 +145,19 @@ class Matchmaking:
 
     # Messages --------------------------------------------------------------------------------------
 
-    def _told(self, peer: PeerId, message: MatchMessage, now: float) -> list[MatchEffect]:
+    def _told(self, peer: PeerId, message: MatchMessage, block: str | None, now: float) -> list[MatchEffect]:
         match message:
             case Join():
                 self._see(peer, now)
-                return self._joined(peer, message.offer, now)
+                return self._joined(peer, Applicant.of(message, block), now)
             case Accepted():
                 return self._accepted(peer, now)
             case Refused(reason=reason, try_instead=other, taken=taken):
-                if reason.startswith(MISFITS):
-                    self._seekers.misfits[peer] = reason[:_MAX_REASON]
-                self._seekers.refused(peer, taken)
                 if self.leader == peer:
-                    self.leader = None
+                    self._lose_leader()
+                    if reason.startswith(NO_SEAT):
+                        self._times.left_without_seat(now)
+                self._seekers.refused(peer, reason[:_MAX_REASON], taken)
                 self._see(PeerId(other), now)
             case Leave():
                 self._followers.pop(peer, None)
@@ -176,7 +176,8 @@ class Matchmaking:
                 self._see(PeerId(other), now)
         return []
 
-    def _joined(self, peer: PeerId, offer: Offer, now: float) -> list[MatchEffect]:
+    def _joined(self, peer: PeerId, applicant: Applicant, now: float) -> list[MatchEffect]:
+        offer = applicant.offer
         if reason := misfit(offer, self._offer):
             self._seekers.misfits[peer] = misfit(self._offer, offer) or "it offers what no honest peer would"
             return [self._refuse(peer, reason)]
@@ -184,9 +185,11 @@ class Matchmaking:
             return [self._refuse(peer, "following another leader", self.leader)]
         if self._seekers.outranks(peer):
             return [self._refuse(peer, "outranked: you lead")]
-        if peer not in self._followers and len(self._followers) + 1 >= self._size:
-            return [self._refuse(peer, "the group is full", taken=[self._me, *self._followers])]
-        self._followers[peer] = offer
+        if reason := self._seats.refusal(self._followers, peer, applicant):
+            self._seekers.turn_away(peer, reason)
+            return [self._refuse(peer, reason, taken=self._seats.taken(self._followers))]
+        self._seekers.turned_away.discard(peer)
+        self._followers[peer] = applicant
         self._times.news(now)
         return [Tell(peer, Accepted(self._key, self._round))]
 
@@ -218,12 +221,11 @@ class Matchmaking:
         self._seekers.accepted(peer)
         if self.leader is not None and self._seekers.rank(self.leader) <= self._seekers.rank(peer):
             return [Tell(peer, Leave(self._key, self._round))] if peer != self.leader else []
-        effects: list[MatchEffect] = []
+        effects = self._send_on(peer)
         if self.leader is not None:
             effects.append(Tell(self.leader, Leave(self._key, self._round)))
         self.leader = peer
         self._times.followed(now)
-        effects += [Tell(f, Disbanded(self._key, self._round, peer)) for f in self._followers]
         self._followers.clear()
         return effects
 
@@ -234,7 +236,7 @@ class Matchmaking:
         if self._times.patience_ends(now):
             self._seekers.pass_over_silent()
         if now >= self._times.hard_due:
-            return effects + self._give_up()
+            return self._give_up()
         if self.leader is None and self._times.patience_due is not None:
             # A follower asks nobody new: its leader does, and would send it on. If it moved by itself
             # it might be missing from a group that its leader closes at the same moment.
@@ -242,26 +244,25 @@ class Matchmaking:
             effects += [Tell(peer, join) for peer in self._seekers.to_ask()]
         if self.leader is None and not self._pending():
             effects += self._close_if_due(now)
-        if self._overtaken and not (self.over or self._times.others_awaited or self._has_company):
+        company = self.leader is not None or self._followers or self._seekers.present
+        if self._overtaken and not (self.over or self._times.others_awaited or company):
             effects += self._give_up("others sealed this round meanwhile")
         return effects
 
     def _close_if_due(self, now: float) -> list[MatchEffect]:
-        size = len(self._followers) + 1
-        impatient = self._times.patience_due is None
+        roster, impatient = self._seats.taken(self._followers), self._times.patience_due is None
         quiet = self._everybody_is_here() and now >= self._times.quiet_at
-        if size >= self._size or (size >= self._min_size and (impatient or quiet)):
-            self._close([self._me, *self._followers])
-            return [Formed(((self._me, self._offer), *self._followers.items()))]
-        if impatient:
-            return self._give_up()
-        return []
+        if len(roster) < self._seats.size and not (len(roster) >= self._min_size and (impatient or quiet)):
+            return self._give_up() if impatient else []
+        self._close(roster)
+        left = sorted(self._followers.keys() - set(roster), key=self._seekers.rank)
+        effects: list[MatchEffect] = [self._refuse(p, self._seats.why, left[0], roster) for p in left]
+        members = ((peer, self._followers[peer].offer) for peer in roster[1:])
+        return [*effects, Formed(((self._me, self._offer), *members))]
 
     def _give_up(self, reason: str = "") -> list[MatchEffect]:
         self._close([self._me])
-        effects: list[MatchEffect] = [
-            Tell(peer, Disbanded(self._key, self._round, "")) for peer in self._followers
-        ]
+        effects = self._send_on("")
         if self.leader is not None:
             effects.append(Tell(self.leader, Leave(self._key, self._round)))
             return [*effects, NoGroup(f"the leader {self.leader} did not begin in time")]
@@ -269,13 +270,12 @@ class Matchmaking:
             reason = self._seekers.why_none_came
         return [*effects, NoGroup(reason)]
 
+    def _send_on(self, other: str, but: Sequence[PeerId] = ()) -> list[MatchEffect]:
+        left = [peer for peer in self._followers if peer not in but]
+        return [Tell(peer, Disbanded(self._key, self._round, other)) for peer in left]
+
     def _pending(self) -> set[PeerId]:
         return set() if self._times.patience_due is None else self._seekers.unanswered
-
-    @property
-    def _has_company(self) -> bool:
-        """Whether anybody is left with whom this peer may yet come into a group."""
-        return self.leader is not None or bool(self._followers) or bool(self._seekers.present)
 
     def _everybody_is_here(self) -> bool:
         return bool(self._followers) and not (self._seekers.present - self._followers.keys())

@@ -10,9 +10,12 @@ from __future__ import annotations
 from collections import deque
 from statistics import median
 
+from moshgrid.averaging.topology import LOBBY
+
 __all__ = ["Patience", "silence_after"]
 
 _FIRST = 3.0
+_LOBBY_SECONDS = 1.0
 _LEAST = 2.0
 _MOST = 15.0
 _SAMPLES = 256
@@ -34,6 +37,10 @@ class Patience:
         """
         if is_full or seconds < self.seconds:
             self._offsets.append(seconds)
+
+    def at(self, group_key: str) -> float:
+        """How long to wait there now: who comes to the lobby has waited already, as have the others there."""
+        return _LOBBY_SECONDS if group_key == LOBBY else self.seconds
 
     @property
     def seconds(self) -> float:

@@ -41,6 +41,8 @@ class RunConfig:
     reducer: str = "mean"
     deadline: float | None = None
     """Seconds that a step may look for a group in all; None adapts."""
+    seats_per_block: int | None = None
+    """Members of a group of eight or more that may be seen in one address block; None: any number."""
 
     authority: PeerId | None = None
     """Whose word counts for states, and who admits others; None in an open run."""

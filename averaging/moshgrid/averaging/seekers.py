@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
+from moshgrid.averaging.offers import MISFITS
+from moshgrid.averaging.seats import NO_SEAT
 from moshgrid.averaging.topology import rank
 from moshgrid.p2p.identity import PeerId
 
@@ -29,6 +31,10 @@ class Seekers:
         """Who is in a group already."""
         self.misfits: dict[PeerId, str] = {}
         """Who cannot be in one group with this peer, and why."""
+        self.turned_away: set[PeerId] = set()
+        """Who has no seat with this peer, or this peer none with it."""
+        self.no_seat = ""
+        """Why this peer had none with another."""
 
     def __len__(self) -> int:
         return len(self._known)
@@ -44,13 +50,16 @@ class Seekers:
     @property
     def present(self) -> set[PeerId]:
         """Those who may yet come into a group with this peer."""
-        return self._known - self._passed_over - set(self.taken) - self.misfits.keys()
+        gone = self._passed_over | self.turned_away | set(self.taken)
+        return self._known - gone - self.misfits.keys()
 
     @property
     def why_none_came(self) -> str:
         """For a search that ends alone, in words."""
         if not self._known:
             return "no other peer was looking for a group"
+        if self.no_seat:
+            return self.no_seat
         if not self.misfits:
             return f"{len(self)} other peers were declared but none joined in time"
         peer, why = next(iter(self.misfits.items()))
@@ -88,14 +97,15 @@ class Seekers:
         self.ask(fresh)
         return fresh
 
-    def ask(self, peers: Iterable[PeerId]) -> None:
+    def ask(self, peers: Sequence[PeerId]) -> None:
         """These were asked, or are to be followed by another leader's word."""
         self._asked.update(peers)
         self._ever_asked.update(peers)
+        self.turned_away.difference_update(peers)
 
     def was_asked(self, peer: PeerId) -> bool:
-        """Whether ``peer`` was ever asked to lead, whatever it said."""
-        return peer in self._ever_asked
+        """Whether ``peer`` was ever asked to lead, whatever it said; but not after one had no seat."""
+        return peer in self._ever_asked and peer not in self.turned_away
 
     def accepted(self, peer: PeerId) -> None:
         """A peer leads this one; it may have refused an earlier request."""
@@ -103,11 +113,21 @@ class Seekers:
         self._asked.add(peer)
         self._answered.add(peer)
 
-    def refused(self, peer: PeerId, taken: Iterable[str]) -> None:
+    def refused(self, peer: PeerId, reason: str, taken: Iterable[str]) -> None:
         """A peer will not lead this one, and these are in a group."""
+        if reason.startswith(MISFITS):
+            self.misfits[peer] = reason
+        elif reason.startswith(NO_SEAT):
+            self.no_seat = reason
+            self.turned_away.add(peer)
         self._answered.add(peer)
         self._passed_over.add(peer)
         self.take(taken)
+
+    def turn_away(self, peer: PeerId, reason: str) -> None:
+        """This peer will not lead another; who was refused a seat is not waited for."""
+        if reason.startswith(NO_SEAT):
+            self.turned_away.add(peer)
 
     def pass_over(self, peer: PeerId) -> None:
         """A peer does not lead any more."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 
-__all__ = ["group_of", "is_home", "is_loopback", "is_nowhere", "plain_ip"]
+__all__ = ["group_of", "inner_ip", "is_home", "is_loopback", "is_nowhere", "plain_ip"]
 
 _HOME: tuple[IPv4Network | IPv6Network, ...] = tuple(
     ip_network(text)
@@ -32,12 +32,14 @@ def plain_ip(text: str) -> IPv4Address | IPv6Address:
 
 def is_home(text: str) -> bool:
     """True for what is dialled within one home, office or provider only. Raises ValueError."""
-    ip = _inner(plain_ip(text))
+    ip = inner_ip(text)
     return any(ip in each for each in _HOME if each.version == ip.version)
 
 
-def _inner(ip: IPv4Address | IPv6Address) -> IPv4Address | IPv6Address:
-    """The IPv4 address that packets to an IPv6 one would end at, where it is made of one."""
+def inner_ip(text: str) -> IPv4Address | IPv6Address:
+    """The IPv4 address that packets to an IPv6 one would end at, where it is made of one; else the address
+    itself. Raises ValueError."""
+    ip = plain_ip(text)
     if isinstance(ip, IPv6Address):
         if ip in _TRANSLATED:
             return IPv4Address(int(ip) & 0xFFFFFFFF)
@@ -53,7 +55,7 @@ def is_loopback(text: str) -> bool:
 
 def is_nowhere(text: str) -> bool:
     """True where no peer can be: wildcards, multicast, what is reserved, links without a zone."""
-    ip = _inner(plain_ip(text))
+    ip = inner_ip(text)
     return ip.is_unspecified or ip.is_multicast or ip.is_link_local or str(ip) == "255.255.255.255"
 
 

@@ -38,8 +38,8 @@ class Run:
 
     Give it to ``DiLoCo`` or ``Optimizer``; or train locally and call ``step`` now and then, which averages
     the model's floating-point parameters. ``group_size``, ``min_group_size`` and ``deadline`` (seconds to
-    wait for a group), ``authority``, ``admission``, ``downloads`` are those of ``Averager``. ``compression``
-    is for ``step``. ``progress``: whether to show what is waited for; None shows it on a terminal.
+    wait for a group), ``authority``, ``admission``, ``downloads``, ``seats_per_block`` are ``Averager``'s.
+    ``compression`` is for ``step``. ``progress``: whether to show what is waited for; None: on a terminal.
 
     Raises SchemaMismatch, with a line per tensor, when the others in the run train another model;
     VersionMismatch when they speak another version of the protocol; ConfigurationError.
@@ -59,6 +59,7 @@ class Run:
         authority: str | None = None,
         admission: bytes = b"",
         downloads: str | os.PathLike[str] | None = None,
+        seats_per_block: int | None = None,
     ) -> None:
         self.named_parameters = {n: p for n, p in model.named_parameters() if p.is_floating_point()}
         self._parameters = list(self.named_parameters.values())
@@ -80,6 +81,7 @@ class Run:
         self._given: dict[str, Any] = {"authority": authority, "admission": admission, "downloads": downloads}
         self._compression = compression
         self._grouping = {"group_size": group_size, "min_group_size": min_group_size, "deadline": deadline}
+        self._grouping["seats_per_block"] = seats_per_block
         self._averagers: dict[str, Averager] = {}
         self._callbacks: list[Callable[[RoundReport], None]] = []
         self._failures = 0

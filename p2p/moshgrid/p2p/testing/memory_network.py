@@ -201,8 +201,8 @@ class MemoryNetwork:
             target._relayed.pop(self._peer_id, None)
 
     def observed_ip(self, peer: PeerId) -> str | None:
-        """The ``ip`` that was given to a connected peer."""
-        return self._links[peer].ip if peer in self._links else None
+        """The ``ip`` that was given to a directly connected peer."""
+        return self._links[peer].ip if self.is_direct(peer) else None
 
     def on_lost(self, listener: Callable[[PeerId], None]) -> Callable[[], None]:
         """Calls ``listener`` when a peer is lost."""
