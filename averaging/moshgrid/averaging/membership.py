@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import trio
 
+from moshgrid.averaging.attendance import Attendance
 from moshgrid.averaging.declarations import Declarations
 from moshgrid.averaging.topology import LOBBY, Place
 from moshgrid.dht import DHTNode, Record
@@ -65,7 +67,8 @@ class Membership:
         self._began_ms = dht.host.clock.wall_ms()
         self._heard: set[PeerId] = set()
         """Who was there after this peer came: it spoke, or made a record since."""
-        self._watched: set[str] = set()
+        self._watched: dict[str, trio.CancelScope] = {}
+        self._attendance = Attendance()
         self._declared: tuple[str, int, float] | None = None
         self._progress = 0
         self._kept: Any = None
@@ -194,8 +197,11 @@ class Membership:
             await self._dht.put(self._key("group", key), {"round": 0}, ttl=_DECLARATION_TTL)
 
     def attend(self, group_key: str) -> None:
-        """Follows who is declared under ``group_key`` from now on."""
+        """Follows who is declared under ``group_key`` from now on, and for some rounds."""
         self._watch(self._key("group", group_key), lambda record: self._seeker_changed(group_key, record))
+        for left in self._attendance.ask(group_key, self._progress):
+            self._watched.pop(self._key("group", left)).cancel()
+            self._declarations.retire(left, self._members)
 
     def sealed(self, round_number: int) -> None:
         """This peer sealed a round."""
@@ -211,7 +217,9 @@ class Membership:
         await self._dht.put(self._key("plan"), {"plan": plan}, ttl=_PLAN_TTL)
 
     async def leave(self) -> None:
-        """Takes this peer's records back."""
+        """Takes this peer's records back, and follows nothing any more."""
+        for scope in self._watched.values():
+            scope.cancel()
         if self._kept is not None:
             await self._kept.aclose()
             await self._dht.delete(self._key("members"))
@@ -225,18 +233,17 @@ class Membership:
 
     def _watch(self, key: str, changed: Callable[[Record], None]) -> None:
         if key not in self._watched:
-            self._watched.add(key)
-            self._nursery.start_soon(self._follow, key, changed)
+            scope = self._watched[key] = trio.CancelScope()
+            self._nursery.start_soon(self._follow, key, scope, changed)
 
-    async def _follow(self, key: str, changed: Callable[[Record], None]) -> None:
-        while True:
-            try:
-                async with self._dht.watch(key) as records:
-                    async for record in records:
-                        changed(record)
-            except MoshgridError:
-                pass
-            await trio.sleep(_RETRY_SECONDS)
+    async def _follow(self, key: str, scope: trio.CancelScope, changed: Callable[[Record], None]) -> None:
+        with scope:
+            while True:
+                with suppress(MoshgridError):
+                    async with self._dht.watch(key) as records:
+                        async for record in records:
+                            changed(record)
+                await trio.sleep(_RETRY_SECONDS)
 
     def _is_stale(self, record: Record) -> bool:
         """Whether a record is of a time before its author was lost. Sequence numbers are its author's."""
