@@ -35,8 +35,9 @@ class Swarm:
         self._nat = nat
         self.peers = []
 
-    async def add(self, arrays):
-        peer = await self._nursery.start(self._live, arrays)
+    async def add(self, arrays, identity=None):
+        """A new peer, or with the identity of one that crashed that one again."""
+        peer = await self._nursery.start(self._live, arrays, identity)
         self.peers.append(peer)
         return peer
 
@@ -45,9 +46,9 @@ class Swarm:
         self._switch.crash(peer.id)
         peer.scope.cancel()
 
-    async def _live(self, arrays, *, task_status):
+    async def _live(self, arrays, identity, *, task_status):
         i = len(self.peers)
-        identity = Identity.from_seed(bytes([i + 1, self._seed % 256]) * 16)
+        identity = identity or Identity.from_seed(bytes([(i + 1) % 256, (self._seed + i // 255) % 256]) * 16)
         if i < len(self._nat):
             self._switch.reachability.nat[identity.peer_id] = self._nat[i]
         network = self._switch.network(identity)

@@ -11,24 +11,12 @@ from collections import Counter, deque
 from collections.abc import Collection, Mapping
 from typing import Any
 
-import trio
+from moshgrid.p2p.testing import MemoryNetwork, MemorySwitch
 
-from moshgrid.p2p.testing import MemorySwitch
-
-__all__ = ["holdings", "mentions", "tasks"]
+__all__ = ["holdings", "mentions"]
 
 _PLAIN = (str, bytes, bytearray, memoryview, int, float, complex, type(None), type, types.ModuleType)
 _CONTAINERS = (dict, list, set, frozenset, deque, tuple)
-
-
-def tasks(nursery: trio.Nursery) -> Counter[str]:
-    """The tasks below a nursery, by the name of what they run."""
-    found: Counter[str] = Counter()
-    for task in nursery.child_tasks:
-        found[task.name] += 1
-        for below in task.child_nurseries:
-            found += tasks(below)
-    return found
 
 
 def holdings(*roots: object) -> Counter[str]:
@@ -57,6 +45,7 @@ def _containers(roots: Collection[object]) -> list[tuple[str, Collection[Any]]]:
     found: list[tuple[str, Collection[Any]]] = []
     met: dict[int, object] = {}  # what is met is held on to, so that no id comes twice
     queue = deque((type(root).__name__, root) for root in roots)
+    own = [network for root in roots if (network := getattr(root, "network", None)) is not None]
     while queue:
         name, it = queue.popleft()
         if id(it) in met or isinstance(it, _PLAIN):
@@ -73,7 +62,7 @@ def _containers(roots: Collection[object]) -> list[tuple[str, Collection[Any]]]:
         elif isinstance(it, types.FunctionType):
             cells = [cell for cell in it.__closure__ or () if _is_full(cell)]
             queue.extend((name, cell.cell_contents) for cell in cells)
-        elif _is_ours(it):
+        elif _is_ours(it, own):
             kind = type(it).__name__
             queue.extend((f"{kind}.{attribute}", value) for attribute, value in _attributes(it).items())
     return found
@@ -87,8 +76,10 @@ def _is_full(cell: types.CellType) -> bool:
     return True
 
 
-def _is_ours(it: object) -> bool:
-    """The network between the peers is nobody's."""
+def _is_ours(it: object, own: Collection[object]) -> bool:
+    """The network between the peers is nobody's, and other peers' ends of it are theirs."""
+    if isinstance(it, MemoryNetwork):
+        return it in own
     return type(it).__module__.startswith("moshgrid.") and not isinstance(it, MemorySwitch)
 
 

@@ -4,9 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
+from moshgrid.dht import Record
 from moshgrid.p2p.identity import PeerId
 
-__all__ = ["Declarations"]
+__all__ = ["Declarations", "round_in"]
+
+
+def round_in(record: Record) -> int:
+    """The round that a record names; 0 when it names none (a stranger may write anything)."""
+    value = record.value
+    number = value.get("round") if isinstance(value, dict) else None
+    return number if isinstance(number, int) and 0 < number < 2**40 else 0
 
 
 class Declarations:

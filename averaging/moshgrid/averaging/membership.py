@@ -15,7 +15,7 @@ from typing import Any
 import trio
 
 from moshgrid.averaging.attendance import Attendance
-from moshgrid.averaging.declarations import Declarations
+from moshgrid.averaging.declarations import Declarations, round_in
 from moshgrid.averaging.topology import LOBBY, Place
 from moshgrid.dht import DHTNode, Record
 from moshgrid.p2p.errors import MoshgridError
@@ -71,6 +71,7 @@ class Membership:
         self._attendance = Attendance()
         self._declared: tuple[str, int, float] | None = None
         self._progress = 0
+        self._told = 0
         self._kept: Any = None
         self.declare_to_watch: float | None = None
         """Seconds from this peer's last declaration to its arrival over the watch; None before any."""
@@ -93,10 +94,14 @@ class Membership:
         """The highest sealed round that a record tells of."""
         return self._progress
 
+    @property
+    def is_untold(self) -> bool:
+        """Whether no record tells of the last sealed round: who was to put it is lost."""
+        return self._told < self._progress
+
     def seekers(self, group_key: str, round_number: int) -> list[PeerId]:
         """Who is declared under a key for that round and for no later one anywhere, this peer excluded."""
-        seekers = self._declarations.seekers(group_key, round_number)
-        return [peer for peer in seekers if peer != self._me]
+        return [peer for peer in self._declarations.seekers(group_key, round_number) if peer != self._me]
 
     def awaits(self, place: Place, round_number: int) -> bool:
         """Whether somebody who took part lately may yet come to ``place``.
@@ -267,7 +272,9 @@ class Membership:
             self._peers_changed()
 
     def _progress_changed(self, record: Record) -> None:
-        if (number := _round_in(record)) > self._progress:
+        number = round_in(record)
+        self._told = max(self._told, number)
+        if number > self._progress:
             self._progress = number
             self._progressed()
         self._plan_changed(record)
@@ -278,23 +285,16 @@ class Membership:
 
     def _seeker_changed(self, group_key: str, record: Record) -> None:
         mine = self._declared
-        if record.author == self._me and mine is not None and mine[:2] == (group_key, _round_in(record)):
+        if record.author == self._me and mine is not None and mine[:2] == (group_key, round_in(record)):
             self.declare_to_watch = self._dht.host.clock.now() - mine[2]
         if record.deleted or self._is_stale(record):
             self._declarations.take_back(group_key, record.author)
         else:
             self._date(record, _DECLARATION_TTL)
-            self._declarations.note(group_key, record.author, _round_in(record))
+            self._declarations.note(group_key, record.author, round_in(record))
         self._seekers_changed()
 
     def _date(self, record: Record, ttl: float) -> None:
         """Takes note of a record that was made after this peer came, by whatever clock its author has."""
         if (record.expires_at - ttl) * 1000 > self._began_ms:
             self._heard.add(record.author)
-
-
-def _round_in(record: Record) -> int:
-    """The round that a record names; 0 when it names none (a stranger may write anything)."""
-    value = record.value
-    number = value.get("round") if isinstance(value, dict) else None
-    return number if isinstance(number, int) and 0 < number < 2**40 else 0
