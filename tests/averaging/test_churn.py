@@ -33,6 +33,11 @@ MEMORIES = {
     # plans that may be in force again, and their lists of members for who asks
     "PlanBook._plans": 8,
     "Blobs._kept": 64,
+    # what storers held when a key was last read, and who was nearest to it
+    "Views._kept": 256,
+    "Views._kept[]": 256 * 8,
+    "Shortlists._kept": 4096,
+    "_Shortlist.peers": 4096 * 20,
     # envelopes whose signature need not be checked again
     "RecordReader._known": 1024,
     # an hour long: so long a record may live that a newer one has replaced, and the rounds that were led
@@ -188,9 +193,7 @@ def test_some_come_and_go():
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-@pytest.mark.parametrize(
-    ("seed", "turns", "count", "size"), [(1, 150, 5, 8), (2, 150, 5, 8), (3, 60, 10, 4)]
-)
+@pytest.mark.parametrize(("seed", "turns", "count", "size"), [(1, 150, 5, 8), (2, 150, 5, 8), (3, 60, 10, 4)])
 def test_hundreds_come_and_go(seed, turns, count, size):
     churn = soak(seed, turns, count, size)
     assert len(churn.rounds) > turns / 2
