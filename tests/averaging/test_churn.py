@@ -48,6 +48,8 @@ MEMORIES = {
 RECORDS = ("RecordStore.", "_Watch.seen", "_Subscription.told", "View.records", "SeenRecords._by_key[]")
 """Records last until they expire; those that tell how far the run is last for an hour."""
 TEST_ONLY = "MemoryNetwork._addrs"
+LINK = "moshgrid.averaging.links.Links._send_queued"
+"""One to each of the others that is there."""
 
 
 def is_memory(name):
@@ -158,6 +160,7 @@ def soak(seed, turns, count, size):
             stays = group.peers[0]
             before = [await settled(stays, group.peers) for _ in range(4)]
             held, running = (most_of(measured) for measured in zip(*before, strict=True))
+            running[LINK] = count - 1
             churn = Soak(group, nursery, rng)
             for _ in range(turns):
                 await trio.sleep(rng.uniform(1.0, 6.0))
