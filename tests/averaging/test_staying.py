@@ -4,6 +4,7 @@ import os
 import random
 import subprocess
 import sys
+import threading
 import time
 from contextlib import ExitStack
 from pathlib import Path
@@ -48,7 +49,7 @@ class Staying:
         """The first count of which ``wanted`` is true; the last one when that takes too long."""
         deadline = time.monotonic() + PATIENCE
         while not wanted(now := self.count()) and time.monotonic() < deadline:
-            time.sleep(0.1)
+            threading.Event().wait(0.1)
         return now
 
     def _next(self, event):
@@ -114,7 +115,7 @@ def of_this_process():
 def awaited(condition):
     deadline = time.monotonic() + PATIENCE
     while not condition() and time.monotonic() < deadline:
-        time.sleep(0.02)
+        threading.Event().wait(0.02)
     assert condition()
 
 

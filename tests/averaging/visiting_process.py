@@ -8,7 +8,7 @@ when the visit is over.
 import os
 import signal
 import sys
-import time
+import threading
 
 import numpy as np
 
@@ -44,7 +44,9 @@ def main():
                 os._exit(code)
         os.close(begun)
         if how == "killed" and os.read(begins, 1):
-            time.sleep(int(milliseconds) / 1000)  # the moment does not matter, only that it differs
+            threading.Event().wait(
+                int(milliseconds) / 1000
+            )  # the moment does not matter, only that it differs
             os.kill(pid, signal.SIGKILL)
         os.close(begins)
         _, status = os.waitpid(pid, 0)
