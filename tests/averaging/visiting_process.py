@@ -46,7 +46,7 @@ def main():
         if how == "killed" and os.read(begins, 1):
             threading.Event().wait(
                 int(milliseconds) / 1000
-            )  # the moment does not matter, only that it differs
+            )  # it is to differ, no more
             os.kill(pid, signal.SIGKILL)
         os.close(begins)
         _, status = os.waitpid(pid, 0)
