@@ -44,9 +44,7 @@ def main():
                 os._exit(code)
         os.close(begun)
         if how == "killed" and os.read(begins, 1):
-            threading.Event().wait(
-                int(milliseconds) / 1000
-            )  # it is to differ, no more
+            threading.Event().wait(int(milliseconds) / 1000)  # it is to differ, no more
             os.kill(pid, signal.SIGKILL)
         os.close(begins)
         _, status = os.waitpid(pid, 0)
