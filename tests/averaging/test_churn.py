@@ -94,7 +94,7 @@ class Soak:
 
     async def add(self, again=None):
         arrays = [array * 0 for array in self.stays.arrays]
-        self._begin(await self.group.add(arrays, again and again.host.identity))
+        self._begin(await self.group.add(arrays, identity=again and again.host.identity))
 
     async def turn(self, most):
         """Something happens to somebody."""
