@@ -266,3 +266,19 @@ def test_who_cannot_be_reached_by_the_author_hears_from_a_storer(swarm: Any) -> 
                 net.switch.heal()
 
     run_virtual(main)
+
+
+def test_a_watch_and_its_storers_hold_on_to_nothing_that_has_expired(swarm: Any) -> None:
+    async def main() -> None:
+        async with swarm(4) as net, net.nodes[1].watch("k") as channel:
+            for number in range(50):
+                await net.nodes[0].put("k", number, ttl=30, suffix=str(number))
+            assert len(await collect(channel, 1)) == 50
+            await trio.sleep(90)  # longer than until a subscription is renewed
+            (subject,) = net.nodes[1]._watching._subjects.values()
+            assert not any(watch.seen for watch in subject.watches)
+            told = [node._responder._watchers._by_key.get(b"k", {}) for node in net.nodes]
+            assert any(told)
+            assert not any(one.told for by_peer in told for one in by_peer.values())
+
+    run_virtual(main)

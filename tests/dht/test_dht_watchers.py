@@ -130,3 +130,22 @@ def test_keys_per_watcher_are_bounded() -> None:
         watchers.subscribe(A, b"c", [], True, NOW)
     watchers.subscribe(B, b"c", [], True, NOW)
     watchers.subscribe(A, b"c", [], True, NOW + 60_000)
+
+
+def test_nothing_waits_any_more_for_who_went_without_a_word(sign: Sign) -> None:
+    watchers = Watchers()
+    for key in ("k", "quiet"):
+        watchers.subscribe(A, key.encode(), [], True, NOW)
+        watchers.stored(sign(key=key), b"", NOW)
+    watchers.stored(sign(key="other"), b"", NOW + 60_000)
+    assert watchers.take(A, NOW + 60_000) == []
+    assert not watchers.split(b"quiet")
+
+
+def test_what_was_told_is_forgotten_when_it_is_not_held_any_more(sign: Sign) -> None:
+    watchers = Watchers()
+    old, new = sign(1), sign(2)
+    assert watchers.subscribe(A, b"k", [old], True, NOW) == [old]
+    assert watchers.subscribe(A, b"k", [new], False, NOW + 40_000) == [new]
+    (subscription,) = watchers._by_key[b"k"].values()
+    assert subscription.told == {new.subkey: new.seq}

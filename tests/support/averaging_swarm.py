@@ -35,9 +35,12 @@ class Swarm:
         self._nat = nat
         self.peers = []
 
-    async def add(self, arrays, ip=None, **config):
-        """``ip``: what others see as the peer's address. ``config``: where it differs from the others'."""
-        peer = await self._nursery.start(self._live, arrays, ip, {**self._config, **config})
+    async def add(self, arrays, ip=None, identity=None, **config):
+        """A new peer, or with the ``identity`` of one that crashed that one again.
+
+        ``ip``: what others see as its address. ``config``: where it differs from the others'.
+        """
+        peer = await self._nursery.start(self._live, arrays, ip, identity, {**self._config, **config})
         self.peers.append(peer)
         return peer
 
@@ -46,9 +49,9 @@ class Swarm:
         self._switch.crash(peer.id)
         peer.scope.cancel()
 
-    async def _live(self, arrays, ip, config, *, task_status):
+    async def _live(self, arrays, ip, identity, config, *, task_status):
         i = len(self.peers)
-        identity = Identity.from_seed(bytes([i + 1, self._seed % 256]) * 16)
+        identity = identity or Identity.from_seed(bytes([(i + 1) % 256, (self._seed + i // 255) % 256]) * 16)
         if i < len(self._nat):
             self._switch.reachability.nat[identity.peer_id] = self._nat[i]
         network = self._switch.network(identity)

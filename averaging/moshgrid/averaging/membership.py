@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import trio
 
-from moshgrid.averaging.declarations import Declarations
+from moshgrid.averaging.attendance import Attendance
+from moshgrid.averaging.declarations import Declarations, round_in
 from moshgrid.averaging.topology import LOBBY, Place
 from moshgrid.dht import DHTNode, Record
 from moshgrid.p2p.errors import MoshgridError
@@ -65,9 +67,11 @@ class Membership:
         self._began_ms = dht.host.clock.wall_ms()
         self._heard: set[PeerId] = set()
         """Who was there after this peer came: it spoke, or made a record since."""
-        self._watched: set[str] = set()
+        self._watched: dict[str, trio.CancelScope] = {}
+        self._attendance = Attendance()
         self._declared: tuple[str, int, float] | None = None
         self._progress = 0
+        self._told = 0
         self._kept: Any = None
         self.declare_to_watch: float | None = None
         """Seconds from this peer's last declaration to its arrival over the watch; None before any."""
@@ -90,10 +94,14 @@ class Membership:
         """The highest sealed round that a record tells of."""
         return self._progress
 
+    @property
+    def is_untold(self) -> bool:
+        """Whether no record tells of the last sealed round: who was to put it is lost."""
+        return self._told < self._progress
+
     def seekers(self, group_key: str, round_number: int) -> list[PeerId]:
         """Who is declared under a key for that round and for no later one anywhere, this peer excluded."""
-        seekers = self._declarations.seekers(group_key, round_number)
-        return [peer for peer in seekers if peer != self._me]
+        return [peer for peer in self._declarations.seekers(group_key, round_number) if peer != self._me]
 
     def awaits(self, place: Place, round_number: int) -> bool:
         """Whether somebody who took part lately may yet come to ``place``.
@@ -194,8 +202,11 @@ class Membership:
             await self._dht.put(self._key("group", key), {"round": 0}, ttl=_DECLARATION_TTL)
 
     def attend(self, group_key: str) -> None:
-        """Follows who is declared under ``group_key`` from now on."""
+        """Follows who is declared under ``group_key`` from now on, and for some rounds."""
         self._watch(self._key("group", group_key), lambda record: self._seeker_changed(group_key, record))
+        for left in self._attendance.ask(group_key, self._progress):
+            self._watched.pop(self._key("group", left)).cancel()
+            self._declarations.retire(left, self._members)
 
     def sealed(self, round_number: int) -> None:
         """This peer sealed a round."""
@@ -211,7 +222,9 @@ class Membership:
         await self._dht.put(self._key("plan"), {"plan": plan}, ttl=_PLAN_TTL)
 
     async def leave(self) -> None:
-        """Takes this peer's records back."""
+        """Takes this peer's records back, and follows nothing any more."""
+        for scope in self._watched.values():
+            scope.cancel()
         if self._kept is not None:
             await self._kept.aclose()
             await self._dht.delete(self._key("members"))
@@ -225,18 +238,17 @@ class Membership:
 
     def _watch(self, key: str, changed: Callable[[Record], None]) -> None:
         if key not in self._watched:
-            self._watched.add(key)
-            self._nursery.start_soon(self._follow, key, changed)
+            scope = self._watched[key] = trio.CancelScope()
+            self._nursery.start_soon(self._follow, key, scope, changed)
 
-    async def _follow(self, key: str, changed: Callable[[Record], None]) -> None:
-        while True:
-            try:
-                async with self._dht.watch(key) as records:
-                    async for record in records:
-                        changed(record)
-            except MoshgridError:
-                pass
-            await trio.sleep(_RETRY_SECONDS)
+    async def _follow(self, key: str, scope: trio.CancelScope, changed: Callable[[Record], None]) -> None:
+        with scope:
+            while True:
+                with suppress(MoshgridError):
+                    async with self._dht.watch(key) as records:
+                        async for record in records:
+                            changed(record)
+                await trio.sleep(_RETRY_SECONDS)
 
     def _is_stale(self, record: Record) -> bool:
         """Whether a record is of a time before its author was lost. Sequence numbers are its author's."""
@@ -260,7 +272,9 @@ class Membership:
             self._peers_changed()
 
     def _progress_changed(self, record: Record) -> None:
-        if (number := _round_in(record)) > self._progress:
+        number = round_in(record)
+        self._told = max(self._told, number)
+        if number > self._progress:
             self._progress = number
             self._progressed()
         self._plan_changed(record)
@@ -271,23 +285,16 @@ class Membership:
 
     def _seeker_changed(self, group_key: str, record: Record) -> None:
         mine = self._declared
-        if record.author == self._me and mine is not None and mine[:2] == (group_key, _round_in(record)):
+        if record.author == self._me and mine is not None and mine[:2] == (group_key, round_in(record)):
             self.declare_to_watch = self._dht.host.clock.now() - mine[2]
         if record.deleted or self._is_stale(record):
             self._declarations.take_back(group_key, record.author)
         else:
             self._date(record, _DECLARATION_TTL)
-            self._declarations.note(group_key, record.author, _round_in(record))
+            self._declarations.note(group_key, record.author, round_in(record))
         self._seekers_changed()
 
     def _date(self, record: Record, ttl: float) -> None:
         """Takes note of a record that was made after this peer came, by whatever clock its author has."""
         if (record.expires_at - ttl) * 1000 > self._began_ms:
             self._heard.add(record.author)
-
-
-def _round_in(record: Record) -> int:
-    """The round that a record names; 0 when it names none (a stranger may write anything)."""
-    value = record.value
-    number = value.get("round") if isinstance(value, dict) else None
-    return number if isinstance(number, int) and 0 < number < 2**40 else 0

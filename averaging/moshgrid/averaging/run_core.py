@@ -183,6 +183,8 @@ class RunCore:
                     await self._membership.refresh()
             else:
                 reasons.append(signed.reason)
+                if self._membership.is_untold:  # newcomers would look for a group in that round for ever
+                    self._host.nursery.start_soon(self._publish_progress, self._membership.progress)
                 if signed.is_final:
                     break
             if lobby:

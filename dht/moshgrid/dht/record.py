@@ -139,7 +139,7 @@ class RecordReader:
         self,
         network: bytes,
         *,
-        remember: int = 4096,
+        remember: int = 1024,
         opener: Callable[[bytes, str, bytes, int], Envelope] = open_envelope,
     ) -> None:
         self._network = network

@@ -146,8 +146,9 @@ class Shortlists:
         """These were found to be the shortlist; those that left meanwhile are not kept."""
         peers = [peer for peer in peers if self._table.is_live(peer) or self._table.is_waiting(peer)]
         self._kept.pop(key, None)
-        self._kept[key] = _Shortlist(self.point(key), peers, trio.current_time() + _SECONDS)
-        if len(self._kept) > _MAX_KEPT:
+        now = trio.current_time()
+        self._kept[key] = _Shortlist(self.point(key), peers, now + _SECONDS)
+        while len(self._kept) > _MAX_KEPT or next(iter(self._kept.values())).until <= now:
             del self._kept[next(iter(self._kept))]
 
     def _joined(self, peer: PeerId) -> None:

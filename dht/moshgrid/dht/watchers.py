@@ -59,9 +59,10 @@ class Watchers:
         subscription.until = now_ms + round(self._limits.watch_seconds * 1000)
         if fresh:
             subscription.told.clear()
-        news = [record for record in held if subscription.told.get(record.subkey, 0) < record.seq]
-        subscription.told.update((record.subkey, record.seq) for record in news)
-        return news
+        held, before = list(held), subscription.told
+        # Of what has expired here nothing older can come again, so that nobody need remember what was told.
+        subscription.told = {record.subkey: max(record.seq, before.get(record.subkey, 0)) for record in held}
+        return [record for record in held if before.get(record.subkey, 0) < record.seq]
 
     def stored(self, record: SignedRecord, also: bytes, now_ms: int) -> list[PeerId]:
         """A record was put here: returns the watchers that now have something to be told.
@@ -69,6 +70,8 @@ class Watchers:
         Not told are its author, who knows, and the peers whose point prefix is in ``also``: they get
         it from its sender. If they do not, the sender says so by putting it again without them.
         """
+        if now_ms >= self._sweep_at:
+            self._sweep(now_ms)
         told = []
         for peer, subscription in list(self._by_key.get(record.key, {}).items()):
             if subscription.until <= now_ms:
@@ -129,6 +132,9 @@ class Watchers:
         if watcher is None or watcher.keys.pop(key, None) is None:
             return
         self._count -= 1
+        for slot in [slot for slot in watcher.pending if slot[0] == key]:
+            del watcher.pending[slot]
+        watcher.split.pop(key, None)
         del self._by_key[key][peer]
         if not self._by_key[key]:
             del self._by_key[key]

@@ -62,7 +62,7 @@ class OpenWatch:
 
 @dataclass(eq=False, slots=True)
 class _Watch:
-    """One caller's view: the newest record of each subkey, and those not taken yet."""
+    """One caller's view: the newest record of each subkey until it expires, and those not taken yet."""
 
     send: trio.MemorySendChannel[Record]
     seen: dict[bytes, SignedRecord] = field(default_factory=dict)
@@ -205,6 +205,7 @@ class Watching:
     async def _subscribe(self, subject: _Subject) -> None:
         with subject.scope:
             while True:
+                self._forget_expired(subject)
                 subject.changed = trio.Event()
                 wanted = (await self._shortlists.closest(subject.key))[:_STORERS]
                 for peer in [peer for peer in subject.storers if peer not in wanted]:
@@ -220,6 +221,12 @@ class Watching:
                     wake = min(wake, trio.current_time() + _RETRY_SECONDS)
                 with trio.move_on_at(wake):
                     await subject.changed.wait()
+
+    def _forget_expired(self, subject: _Subject) -> None:
+        now_ms = self._host.clock.wall_ms()
+        for watch in subject.watches:
+            for subkey in [subkey for subkey, record in watch.seen.items() if record.expires <= now_ms]:
+                del watch.seen[subkey]
 
     async def _watch_at(self, subject: _Subject, peer: PeerId) -> None:
         fresh = peer not in subject.storers
