@@ -56,7 +56,8 @@ class Swarm:
             self._switch.reachability.nat[identity.peer_id] = self._nat[i]
         network = self._switch.network(identity)
         network.ip = ip
-        bootstrap = tuple(self.peers[0].network.addrs) if self.peers else ()
+        alive = [peer for peer in self.peers if not peer.network.closed]
+        bootstrap = tuple(alive[0].network.addrs) if alive else ()
         rng = random.Random(self._seed * 1000 + i)
         with trio.CancelScope() as scope:
             async with open_host(

@@ -27,6 +27,12 @@ class EarlyJoins:
         """Its request does not count any more."""
         self._joins.pop(peer, None)
 
+    def withdraw(self, peer: PeerId, group_key: str, round_number: int) -> None:
+        """It has found a group without this peer, or looks for none any more."""
+        join = self._joins.get(peer)
+        if join is not None and (join.group_key, join.round) == (group_key, round_number):
+            del self._joins[peer]
+
     def take(self, number: int) -> list[tuple[PeerId, Join]]:
         """Those for round ``number`` or an earlier one; later rounds' stay."""
         due = [(peer, join) for peer, join in self._joins.items() if join.round <= number]

@@ -199,6 +199,8 @@ class GroupFinder:
                 self._begin(peer, manifest, None)
             case Join(key, number) if self._incoming.is_skipped(peer):
                 self._tell(peer, Refused(key, number, "you signed two manifests for one round", "", ()))
+            case Leave(key, number) if not self._is_matching(key, number):
+                self._early.withdraw(peer, key, number)
             case Join(key, number) if not self._is_matching(key, number):
                 self._join_elsewhere(peer, message)
             case _ if isinstance(message, MatchMessage):

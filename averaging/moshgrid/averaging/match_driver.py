@@ -19,7 +19,7 @@ from moshgrid.averaging.match_events import (
     Tell,
 )
 from moshgrid.averaging.matchmaking import Matchmaking
-from moshgrid.averaging.messages import MatchMessage
+from moshgrid.averaging.messages import Leave, MatchMessage
 from moshgrid.p2p.clock import Clock
 from moshgrid.p2p.identity import PeerId
 from moshgrid.p2p.machine import DeadlinePassed
@@ -99,13 +99,17 @@ class MatchDriver:
 
     async def run(self) -> Formed | NoGroup | SignedManifest:
         """Waits for the end: to lead, to have been led, or neither."""
-        while self._outcome is None:
-            self._moved = trio.Event()
-            deadline = self._machine.deadline
-            with trio.move_on_at(deadline if deadline is not None else float("inf")):
-                await self._moved.wait()
-                continue
-            self._perform(self._machine.handle(DeadlinePassed(), self._clock.now()))
+        try:
+            while self._outcome is None:
+                self._moved = trio.Event()
+                deadline = self._machine.deadline
+                with trio.move_on_at(deadline if deadline is not None else float("inf")):
+                    await self._moved.wait()
+                    continue
+                self._perform(self._machine.handle(DeadlinePassed(), self._clock.now()))
+        finally:
+            for peer in self._machine.seekers.asked_in_vain:  # coming later, it would count this one in
+                self._tell(peer, Leave(self.group_key, self.round))
         return self._outcome
 
     def _perform(self, effects: Iterable[MatchEffect]) -> None:

@@ -76,7 +76,7 @@ class Matchmaking:
         self._seats = Seats(me, group_size, seats_per_block)
         self._min_size = min_group_size
         self._times = ClosingTimes(now, silence, undeclared, patience, hard_limit)
-        self._seekers = Seekers(me, group_key, round_number)
+        self.seekers = Seekers(me, group_key, round_number)
         self._followers: dict[PeerId, Applicant] = {}
         self._overtaken = False
         self.is_drafted = False
@@ -120,7 +120,7 @@ class Matchmaking:
         it counts that this peer asked, not what it has heard since. A group that has begun is worth more
         than a leader of lower rank that may yet begin: either way one of the two will miss this peer.
         """
-        return not self.over and self._seekers.was_asked(leader)
+        return not self.over and self.seekers.was_asked(leader)
 
     def began(self, roster: Sequence[PeerId]) -> list[MatchEffect]:
         """A leader began: this peer is in a group with ``roster``; its own followers must look on."""
@@ -132,13 +132,13 @@ class Matchmaking:
 
     def _close(self, roster: Sequence[PeerId]) -> None:
         self.over = True
-        self._seekers.taken = sorted(roster)
+        self.seekers.taken = sorted(roster)
 
     def _after_the_end(self, event: MatchEvent) -> list[MatchEffect]:
         """Whoever still asks is told at once, so that it need not wait for an answer."""
         match event:
             case Told(peer, Join()):
-                return [self._refuse(peer, "not looking for a group any more", taken=self._seekers.taken)]
+                return [self._refuse(peer, "not looking for a group any more", taken=self.seekers.taken)]
             case Told(peer, Accepted()):
                 return [Tell(peer, Leave(self._key, self._round))]
         return []
@@ -157,7 +157,7 @@ class Matchmaking:
                     self._lose_leader()
                     if reason.startswith(NO_SEAT):
                         self._times.left_without_seat(now)
-                self._seekers.refused(peer, reason[:_MAX_REASON], taken)
+                self.seekers.refused(peer, reason[:_MAX_REASON], taken)
                 self._see(PeerId(other), now)
             case Leave():
                 self._followers.pop(peer, None)
@@ -172,23 +172,23 @@ class Matchmaking:
             case Disbanded(try_instead=other):
                 if self.leader == peer:
                     self._lose_leader()
-                self._seekers.pass_over(peer)
+                self.seekers.pass_over(peer)
                 self._see(PeerId(other), now)
         return []
 
     def _joined(self, peer: PeerId, applicant: Applicant, now: float) -> list[MatchEffect]:
         offer = applicant.offer
         if reason := misfit(offer, self._offer):
-            self._seekers.misfits[peer] = misfit(self._offer, offer) or "it offers what no honest peer would"
+            self.seekers.misfits[peer] = misfit(self._offer, offer) or "it offers what no honest peer would"
             return [self._refuse(peer, reason)]
         if self.leader is not None:
             return [self._refuse(peer, "following another leader", self.leader)]
-        if self._seekers.outranks(peer):
+        if self.seekers.outranks(peer):
             return [self._refuse(peer, "outranked: you lead")]
         if reason := self._seats.refusal(self._followers, peer, applicant):
-            self._seekers.turn_away(peer, reason)
+            self.seekers.turn_away(peer, reason)
             return [self._refuse(peer, reason, taken=self._seats.taken(self._followers))]
-        self._seekers.turned_away.discard(peer)
+        self.seekers.turned_away.discard(peer)
         self._followers[peer] = applicant
         self._times.news(now)
         return [Tell(peer, Accepted(self._key, self._round))]
@@ -211,15 +211,15 @@ class Matchmaking:
         """
         self.over = self.is_drafted = False
         self.leader = leader
-        self._seekers.ask([leader])
+        self.seekers.ask([leader])
         self._followers.clear()
         self._times.followed(now)
 
     def _accepted(self, peer: PeerId, now: float) -> list[MatchEffect]:
-        if not self._seekers.was_asked(peer):
+        if not self.seekers.was_asked(peer):
             return [Tell(peer, Leave(self._key, self._round))]
-        self._seekers.accepted(peer)
-        if self.leader is not None and self._seekers.rank(self.leader) <= self._seekers.rank(peer):
+        self.seekers.accepted(peer)
+        if self.leader is not None and self.seekers.rank(self.leader) <= self.seekers.rank(peer):
             return [Tell(peer, Leave(self._key, self._round))] if peer != self.leader else []
         effects = self._send_on(peer)
         if self.leader is not None:
@@ -234,17 +234,17 @@ class Matchmaking:
     def _advance(self, now: float) -> list[MatchEffect]:
         effects: list[MatchEffect] = []
         if self._times.patience_ends(now):
-            self._seekers.pass_over_silent()
+            self.seekers.pass_over_silent()
         if now >= self._times.hard_due:
             return self._give_up()
         if self.leader is None and self._times.patience_due is not None:
             # A follower asks nobody new: its leader does, and would send it on. If it moved by itself
             # it might be missing from a group that its leader closes at the same moment.
             join = Join(self._key, self._round, self._offer)
-            effects += [Tell(peer, join) for peer in self._seekers.to_ask()]
+            effects += [Tell(peer, join) for peer in self.seekers.to_ask()]
         if self.leader is None and not self._pending():
             effects += self._close_if_due(now)
-        company = self.leader is not None or self._followers or self._seekers.present
+        company = self.leader is not None or self._followers or self.seekers.present
         if self._overtaken and not (self.over or self._times.others_awaited or company):
             effects += self._give_up("others sealed this round meanwhile")
         return effects
@@ -255,7 +255,7 @@ class Matchmaking:
         if len(roster) < self._seats.size and not (len(roster) >= self._min_size and (impatient or quiet)):
             return self._give_up() if impatient else []
         self._close(roster)
-        left = sorted(self._followers.keys() - set(roster), key=self._seekers.rank)
+        left = sorted(self._followers.keys() - set(roster), key=self.seekers.rank)
         effects: list[MatchEffect] = [self._refuse(p, self._seats.why, left[0], roster) for p in left]
         members = ((peer, self._followers[peer].offer) for peer in roster[1:])
         return [*effects, Formed(((self._me, self._offer), *members))]
@@ -266,8 +266,8 @@ class Matchmaking:
         if self.leader is not None:
             effects.append(Tell(self.leader, Leave(self._key, self._round)))
             return [*effects, NoGroup(f"the leader {self.leader} did not begin in time")]
-        if self._seekers.misfits or not reason:
-            reason = self._seekers.why_none_came
+        if self.seekers.misfits or not reason:
+            reason = self.seekers.why_none_came
         return [*effects, NoGroup(reason)]
 
     def _send_on(self, other: str, but: Sequence[PeerId] = ()) -> list[MatchEffect]:
@@ -275,24 +275,24 @@ class Matchmaking:
         return [Tell(peer, Disbanded(self._key, self._round, other)) for peer in left]
 
     def _pending(self) -> set[PeerId]:
-        return set() if self._times.patience_due is None else self._seekers.unanswered
+        return set() if self._times.patience_due is None else self.seekers.unanswered
 
     def _everybody_is_here(self) -> bool:
-        return bool(self._followers) and not (self._seekers.present - self._followers.keys())
+        return bool(self._followers) and not (self.seekers.present - self._followers.keys())
 
     def _see(self, peer: PeerId, now: float) -> None:
-        if self._seekers.see(peer):
+        if self.seekers.see(peer):
             self._times.news(now)
 
     def _forget(self, peer: PeerId) -> None:
-        self._seekers.forget(peer)
+        self.seekers.forget(peer)
         self._followers.pop(peer, None)
         if self.leader == peer:
             self._lose_leader()
 
     def _lose_leader(self) -> None:
         self.leader = None
-        self._seekers.begin_anew()
+        self.seekers.begin_anew()
 
     def _refuse(self, peer: PeerId, reason: str, other: str = "", taken: Sequence[PeerId] = ()) -> Tell:
         return Tell(peer, Refused(self._key, self._round, reason, other, tuple(taken)))

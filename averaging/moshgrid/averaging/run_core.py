@@ -67,6 +67,7 @@ class RunCore:
         )
         self._plans = PlanExchange(host, self._membership, config.group_size, self._look_ahead)
         self._rounds = RunRounds(host, self._links, self._run)
+        self.bytes_arrived, self.link_down = self._rounds.bytes_arrived, self._rounds.link_down
         self._finder = GroupFinder(
             host, self._links, self._membership, self._run, config, self._rounds.leader_gone
         )
@@ -276,14 +277,6 @@ class RunCore:
             self._finder.match_frame(peer, frame.message)
         elif not self._rounds.frame_arrived(peer, frame):
             self._finder.group_frame(peer, frame)
-
-    def bytes_arrived(self, peer: PeerId, count: int) -> None:
-        """``count`` bytes came from a peer."""
-        self._rounds.bytes_arrived(peer, count)
-
-    def link_down(self, peer: PeerId, seconds: float) -> None:
-        """A link broke that may go on."""
-        self._rounds.link_down(peer, seconds)
 
     def link_lost(self, peer: PeerId, reason: str) -> None:
         """A link ended: whatever waits for that peer is told."""

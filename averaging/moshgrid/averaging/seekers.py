@@ -79,6 +79,11 @@ class Seekers:
         """Candidates that have not answered."""
         return set(self.candidates) - self._answered
 
+    @property
+    def asked_in_vain(self) -> list[PeerId]:
+        """Who was asked to lead and has not answered: it may keep the request until it seeks a group."""
+        return sorted(self._ever_asked - self._answered - set(self.taken))
+
     def see(self, peer: PeerId) -> bool:
         """Somebody is there; True when that is news."""
         is_new = bool(peer) and peer != self._me and peer not in self._known
