@@ -178,6 +178,8 @@ class RunCore:
                 used = difference if signed.manifest.reference else None
                 report = await self._take_part(signed, values, used, began)
                 if report.committed:
+                    if lobby:  # where the others come to this round now, it is there once more, not ahead
+                        self._tried = number - 1
                     return report
                 reasons.append(report.reason)
                 with trio.move_on_after(_NEWS_SECONDS):  # its group fell apart: where is the run now?
@@ -243,7 +245,8 @@ class RunCore:
     def _next_round(self) -> int:
         """1 + the last sealed round; or an earlier one, where this peer's group for it is still open."""
         last = self._membership.progress
-        for number in range(max(self._tried + 1, last - _ROUNDS_BACK), last + 1):
+        first = max(self._tried, self.only_after or 0) + 1
+        for number in range(max(first, last - _ROUNDS_BACK), last + 1):
             if self._finder.is_open(self._place(number), number):
                 return number
         return last + 1
