@@ -38,7 +38,7 @@ def test_who_looks_no_more_takes_back_that_very_request(key, number, left):
 
 
 def test_who_gave_up_before_the_others_came_is_not_counted_in():
-    """After a round all are declared for the next, so that one that comes first asks who is to lead it there."""
+    """After a round all are declared for the next: who comes there first asks another to lead it."""
 
     def kept(peers):
         return sum(len(peer.core._finder._early._joins) for peer in peers)
