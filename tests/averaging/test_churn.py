@@ -29,7 +29,7 @@ MEMORIES = {
     # rounds that are over: who has not been told so, and how long groups took to come together
     "PastRounds._untold": 64,
     "PastRounds._untold[]": 64 * 16,
-    "Patience._offsets": 128,
+    "Patience._offsets": 256,
     # plans that may be in force again, and their lists of members for who asks
     "PlanBook._plans": 8,
     "Blobs._kept": 64,
@@ -48,7 +48,7 @@ MEMORIES = {
 RECORDS = ("RecordStore.", "_Watch.seen", "_Subscription.told", "View.records", "SeenRecords._by_key[]")
 """Records last until they expire; those that tell how far the run is last for an hour."""
 TEST_ONLY = "MemoryNetwork._addrs"
-LINK = "moshgrid.averaging.links.Links._send_queued"
+LINK = "moshgrid.averaging.links.Links._carry"
 """One to each of the others that is there."""
 
 
