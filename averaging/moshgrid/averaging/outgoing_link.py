@@ -114,6 +114,7 @@ class OutgoingLink:
         try:
             async for header, payload, sent, wanted in self._queue:
                 if wanted is not None and not wanted():
+                    del payload, sent, wanted
                     continue
                 began = trio.current_time()
                 with trio.fail_after(_SEND_SECONDS):
