@@ -260,8 +260,7 @@ class GroupFinder:
         if reason := self._incoming.crowded(signed):
             self._found = signed.group_id  # what its members bring of it is no news
             self._incoming.decline(signed, reason)
-            refused = Refused(manifest.group_key, manifest.round, reason, "", ())
-            matching.feed(Told(signed.leader, refused))
+            matching.feed(Told(signed.leader, Refused(manifest.group_key, manifest.round, reason, "", ())))
             return
         self._forming, self._found = signed, signed.group_id
         if early is not None:
@@ -292,7 +291,8 @@ class GroupFinder:
         self._tell(peer, Refused(join.group_key, join.round, reason, "", ()))
 
     def _heard(self, peer: PeerId, message: MatchMessage) -> Told:
-        return Told(peer, message, block_seen(self._host.network, peer))
+        counts = isinstance(message, Join) and self._config.seats_per_block is not None
+        return Told(peer, message, block_seen(self._host.network, peer) if counts else None)
 
     def _tell(self, peer: PeerId, message: MatchMessage) -> None:
         if isinstance(message, Join) and self._config.seats_per_block is not None:

@@ -72,6 +72,8 @@ class IncomingManifests:
 
     def crowded(self, signed: SignedManifest) -> str:
         """Why this peer takes no part, where it sees more members in one address block than may be there."""
+        if self._config.seats_per_block is None:
+            return ""
         others = [peer for peer in signed.peers if peer != self._host.peer_id]
         blocks = [block_seen(self._host.network, peer) for peer in others]
         block = crowded_block([None, *blocks], self._config.seats_per_block)

@@ -17,7 +17,7 @@ from moshgrid.averaging.resumption import GRACE_SECONDS, Unacknowledged, may_be_
 from moshgrid.averaging.wire import Greeting, encode_greeting
 from moshgrid.p2p.circuit_info import CircuitInfo
 from moshgrid.p2p.errors import MoshgridError, RemoteProtocolError, StreamReset, Unreachable
-from moshgrid.p2p.framing import send_frame
+from moshgrid.p2p.framing import read_exactly, send_frame
 from moshgrid.p2p.identity import PeerId
 from moshgrid.p2p.network import Network, Stream
 
@@ -235,13 +235,7 @@ class OutgoingLink:
 
 
 async def _read_count(stream: Stream) -> int:
-    data = b""
-    while len(data) < COUNT_BYTES:
-        more = await stream.receive(COUNT_BYTES - len(data))
-        if not more:
-            raise StreamReset(stream.peer, [(stream.protocol, "it closed the link")])
-        data += more
-    return int.from_bytes(data, "big")
+    return int.from_bytes(await read_exactly(stream, COUNT_BYTES), "big")
 
 
 def why(error: MoshgridError) -> str:

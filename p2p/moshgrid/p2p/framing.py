@@ -11,7 +11,7 @@ from collections.abc import Callable
 from moshgrid.p2p.errors import RemoteProtocolError, StreamReset
 from moshgrid.p2p.network import Buffer, Stream
 
-__all__ = ["FrameReader", "frame_header", "send_frame"]
+__all__ = ["FrameReader", "frame_header", "read_exactly", "send_frame"]
 
 _SMALL = 64 * 1024
 
@@ -24,6 +24,20 @@ def frame_header(length: int) -> bytes:
 async def send_frame(stream: Stream, *chunks: Buffer) -> None:
     """Sends the chunks as one frame; large ones are not copied together first."""
     await stream.send([frame_header(sum(len(chunk) for chunk in chunks)), *chunks])
+
+
+async def read_exactly(stream: Stream, size: int) -> bytes:
+    """The next ``size`` bytes, not one more. Raises StreamReset, also for a clean end before them.
+
+    For a few bytes: each piece is copied to the end of those before it. The caller sets the deadline.
+    """
+    data = b""
+    while len(data) < size:
+        piece = await stream.receive(size - len(data))
+        if not piece:
+            raise StreamReset(stream.peer, [(stream.protocol, "it ended the stream")])
+        data += piece
+    return data
 
 
 class FrameReader:

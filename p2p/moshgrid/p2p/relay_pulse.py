@@ -7,6 +7,7 @@ import secrets
 import trio
 
 from moshgrid.p2p.errors import Closed, RemoteProtocolError, StreamReset, Unreachable
+from moshgrid.p2p.framing import read_exactly
 from moshgrid.p2p.identity import PeerId
 from moshgrid.p2p.network import Network, Stream
 
@@ -51,12 +52,7 @@ class RelayPulse:
             self._stream = await self._network.open_stream(self._relay, _PING)
         try:
             await self._stream.send(secrets.token_bytes(_PING_BYTES))
-            left = _PING_BYTES
-            while left:
-                data = await self._stream.receive(left)
-                if not data:
-                    raise StreamReset(self._relay, [(_PING, "the relay ended the stream")])
-                left -= len(data)
+            await read_exactly(self._stream, _PING_BYTES)
         except StreamReset:
             self._stream = None
             raise

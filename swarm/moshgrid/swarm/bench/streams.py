@@ -8,6 +8,7 @@ from contextlib import AsyncExitStack
 import trio
 
 from moshgrid.p2p.errors import StreamReset
+from moshgrid.p2p.framing import read_exactly
 from moshgrid.p2p.identity import Identity, PeerId
 from moshgrid.p2p.libp2p_network import open_libp2p_network
 from moshgrid.p2p.network import Network, Stream
@@ -45,7 +46,7 @@ class Streams:
                 await _both_ways(stream, size)
             else:
                 await _send(stream, size)
-            await _exactly(stream, 1)
+            await read_exactly(stream, 1)
             return time.perf_counter() - began
 
     async def requests(self, count: int, protocol: str = PROTOCOL) -> list[float]:
@@ -59,7 +60,7 @@ class Streams:
             for _ in range(count):
                 began = time.perf_counter()
                 await stream.send(request)
-                await _exactly(stream, len(request))
+                await read_exactly(stream, len(request))
                 times.append(time.perf_counter() - began)
             return times
 
@@ -72,7 +73,7 @@ class Streams:
                 stream = await self._open(network, protocol)
                 request = bytes(_PING_BYTES) if protocol == PING else Order(ECHO).pack() + b"x"
                 await stream.send(request)
-                await _exactly(stream, _PING_BYTES if protocol == PING else 1)
+                await read_exactly(stream, _PING_BYTES if protocol == PING else 1)
                 times.append(time.perf_counter() - began)
         return times
 
@@ -92,7 +93,7 @@ class Streams:
 
 async def serve_streams(stream: Stream) -> None:
     """Does what an order at the beginning of the stream says."""
-    order = Order.unpack(await _exactly(stream, ORDER_BYTES))
+    order = Order.unpack(await read_exactly(stream, ORDER_BYTES))
     if order.kind == ECHO:
         while data := await stream.receive():
             await stream.send(data)
@@ -123,13 +124,3 @@ async def _receive(stream: Stream, size: int) -> None:
         if not count:
             raise StreamReset(stream.peer, [(stream.protocol, "it ended early")])
         left -= count
-
-
-async def _exactly(stream: Stream, size: int) -> bytes:
-    data = b""
-    while len(data) < size:
-        piece = await stream.receive(size - len(data))
-        if not piece:
-            raise StreamReset(stream.peer, [(stream.protocol, "it ended early")])
-        data += piece
-    return data
