@@ -59,7 +59,8 @@ def test_rounds_are_whole_though_a_relay_is_gone_in_the_middle_of_each():
 
 @pytest.mark.timeout(120)
 def test_a_round_that_loses_its_relay_goes_on_over_the_other():
-    round_that_loses_a_relay(size=3, elements=300_000)
+    """With everybody in it; of two such rounds one at least, as a loaded computer may lose one."""
+    assert any(round_that_loses_a_relay(size=3, elements=300_000) for _ in range(2))
 
 
 def round_that_loses_a_relay(size: int, elements: int) -> bool:
